@@ -1,0 +1,1 @@
+"""Private synthetic images at scale."""

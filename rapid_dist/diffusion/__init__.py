@@ -1,0 +1,1 @@
+"""The diffusion model as pure torch: schedule, forward process, losses, denoisers, autoencoder, sampler."""

@@ -1,0 +1,32 @@
+"""Every error a user can cause or meet, in one tree; the command line turns each into one line and exit code 2.
+
+A message says what was got, what was expected and what to do. A bug is not in this tree and keeps its traceback.
+"""
+
+
+class RapidDistError(Exception):
+    """Base of all errors that are about the input or the surroundings, not about the code."""
+
+
+class SpecError(RapidDistError):
+    """A setting is unknown, out of range, or does not fit the other settings."""
+
+
+class InputError(RapidDistError):
+    """Source data is missing, empty, corrupt, or of the wrong shape or kind."""
+
+
+class ArtifactError(RapidDistError):
+    """A folder holds the work of another spec, or a file does not match its manifest."""
+
+
+class StorageError(RapidDistError):
+    """The store refused, is full, or cannot be reached."""
+
+
+class PrivacyError(RapidDistError):
+    """Continuing would break or overstate the privacy guarantee."""
+
+
+class BudgetExceededError(PrivacyError):
+    """A charge would push the spent epsilon over the target."""

@@ -1,0 +1,1 @@
+"""How useful and how like the originals the samples are: classifiers, metrics, copy check, report, pictures."""

@@ -1,0 +1,152 @@
+"""The sentences and number formats of the report: odds, not adjectives, and nothing rounded in our favour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+ALMOST_SURE_ACCURACY = 0.95
+"""Above this best-guess accuracy (epsilon about 3) the page says that the formal limit is loose."""
+
+NO_PROOF = "Failing to find a leak is not proof that none exists."
+
+CHANGE_WORDS = {
+    "add_or_remove_one": "Adding or removing",
+    "replace_one": "Replacing",
+    "replace_special": "Blanking out",
+}
+
+
+def format_epsilon(epsilon: float | None) -> str:
+    """Returns epsilon with two decimals rounded up, so that the page never promises more than was kept."""
+    if epsilon is None:
+        return "no limit"
+    return str(Decimal(repr(float(epsilon))).quantize(Decimal("0.01"), rounding=ROUND_CEILING))
+
+
+def format_percent(share: float) -> str:
+    """Returns a measured share as percent, one decimal or as many as keep it apart from 0% and 100%."""
+    percent = 100 * share
+    edge = min(percent, 100 - percent)
+    decimals = 1 if edge <= 0 or edge >= 0.1 else min(5, -math.floor(math.log10(edge)))
+    return f"{percent:.{decimals}f}%"
+
+
+def format_bound(share: float) -> str:
+    """Returns an upper bound as percent, rounded up: two decimals, more near 0% and 100%."""
+    percent = Decimal(repr(100 * share))
+    edge = min(percent, 100 - percent)
+    decimals = 2 if edge <= 0 or edge >= Decimal("0.1") else min(5, 1 - edge.adjusted())
+    if percent > 50:
+        decimals = max(2, decimals - 1)
+    return f"{percent.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_CEILING)}%"
+
+
+def format_factor(factor: float | None) -> str:
+    """Returns an upper bound on a ratio, rounded up: two decimals below 100, then whole with separators."""
+    if factor is None:
+        return "10^300"
+    if factor < 100:
+        return str(Decimal(repr(factor)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))
+    return f"{math.ceil(factor):,}" if factor < 1e9 else f"{factor:.0e}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration in the largest fitting unit: 4.2 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_number(value: Any) -> str:
+    """Returns a number for a table: whole numbers with separators, others to four significant digits."""
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+
+
+def promise_sentences(report: Mapping[str, Any]) -> list[str]:
+    """Returns the promise in plain words, with the odds that (epsilon, delta) permits.
+
+    At budgets where a guess may be almost sure it says that the limit is loose; it never calls one strong.
+    """
+    if report["spent_epsilon"] is None or report["not_private_reasons"]:
+        return ["This run makes no promise about anyone: " + "; ".join(report["not_private_reasons"]) + "."]
+    odds, unit = report["odds"], report["unit"]
+    change = CHANGE_WORDS.get(report["neighboring_relation"], "Changing")
+    sentences = [
+        f"{change} {unit} in the private data changes the chance of any outcome by a factor of at most "
+        f"{format_factor(odds['odds_factor'])}, plus {report['delta']:.3g}. That is epsilon "
+        f"{format_epsilon(report['spent_epsilon'])} at delta {report['delta']:.3g}.",
+        f"Someone who knows everything else and must say, at even odds, whether {unit} was used "
+        f"is right at most {format_bound(odds['best_guess_accuracy'])} of the time; tossing a coin is right 50%.",
+        f"If they may wrongly name 1 in 100 that were not used, they find at most "
+        f"{format_bound(odds['tpr_at_fpr_1_percent'])} of those that were; at 1 in 1,000, at most "
+        f"{format_bound(odds['tpr_at_fpr_0_1_percent'])}.",
+    ]
+    if odds["best_guess_accuracy"] > ALMOST_SURE_ACCURACY:
+        sentences.append(
+            "The formal limit is loose at this epsilon: by itself it permits almost sure guesses. "
+            "What the tests below found is no substitute; tests cannot prove safety."
+        )
+    return sentences
+
+
+def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns the four tiles of the summary; each has a label, a value and a reference to read it by."""
+    return [_promise_tile(report), _usefulness_tile(report), _copy_tile(report), _images_tile(report)]
+
+
+def why_missing(report: Mapping[str, Any], key: str) -> str:
+    """Returns "Not measured: reason" for a null value."""
+    return "Not measured: " + report["not_measured"].get(key, "no reason was recorded")
+
+
+def _promise_tile(report: Mapping[str, Any]) -> dict[str, str]:
+    if report["spent_epsilon"] is None or report["not_private_reasons"]:
+        return {"label": "Promise", "value": "None", "reference": "; ".join(report["not_private_reasons"])}
+    best = format_bound(report["odds"]["best_guess_accuracy"])
+    return {
+        "label": "Promise",
+        "value": f"epsilon {format_epsilon(report['spent_epsilon'])}, delta {report['delta']:.3g}",
+        "reference": f"target {format_epsilon(report['target_epsilon'])}; a guess is right at most {best}, a coin 50%",
+    }
+
+
+def _usefulness_tile(report: Mapping[str, Any]) -> dict[str, str]:
+    accuracy = report["accuracy"]
+    names = (("public_only", "public data only"), ("real", "private data, without privacy"))
+    beside = [f"{words} {format_percent(accuracy[n])}" for n, words in names if accuracy[n] is not None]
+    tile = {"label": "Usefulness", "reference": "; ".join(beside) or "no reference was measured"}
+    if accuracy["synthetic"] is None:
+        return {**tile, "value": why_missing(report, "accuracy.synthetic")}
+    return {**tile, "value": f"{format_percent(accuracy['synthetic'])} accuracy"}
+
+
+def _copy_tile(report: Mapping[str, Any]) -> dict[str, str]:
+    found = report["copy_check"]
+    if found is None:
+        return {"label": "Copy check", "value": why_missing(report, "copy_check"), "reference": NO_PROOF}
+    closer = format_percent(found["share_closer_to_train"])
+    return {
+        "label": "Copy check",
+        "value": f"{found['num_identical']:,} identical; {closer} closer to training",
+        "reference": f"50% if nothing is copied; interval {format_percent(found['interval_low'])} to "
+        f"{format_percent(found['interval_high'])}",
+    }
+
+
+def _images_tile(report: Mapping[str, Any]) -> dict[str, str]:
+    calls = report["denoiser_evaluations_per_image"]
+    reference = why_missing(report, "denoiser_evaluations_per_image")
+    if calls is not None:
+        per_image, full_run = format_number(calls["per_image"]), format_number(calls["full_run"])
+        reference = f"{per_image} denoiser evaluations each; a full run {full_run}"
+    if report["num_images"] is None:
+        return {"label": "Images made", "value": why_missing(report, "num_images"), "reference": reference}
+    return {"label": "Images made", "value": f"{report['num_images']:,}", "reference": reference}

@@ -1,0 +1,1 @@
+"""From images as people have them to records: discovery, decoding, the embedded public and private sets."""

@@ -1,0 +1,1 @@
+"""Everything the guarantee rests on: inclusion, clipping, noise, accounting, ledger, plan."""

@@ -1,0 +1,214 @@
+"""Epsilon of a list of charges, by three accountants that share no code path, and the check that they agree.
+
+The reported value is PLD (privacy loss distributions, connect-the-dots, rounded towards more loss). PRV is
+the two-sided cross-check, RDP a looser upper bound. The Gaussian/CLT approximation is never offered: it
+lies below the true value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import dp_accounting
+from dp_accounting import pld, rdp
+
+from rapid_dist.errors import PrivacyError, SpecError
+from rapid_dist.privacy.charges import Charge, merge_charges
+
+VALUE_DISCRETIZATION_INTERVAL = 1e-4
+PRV_EPSILON_ERROR = 0.01
+_ADD_OR_REMOVE_ONE = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+_FULL_RESOLUTION_UP_TO_EPSILON = 32.0
+_MAX_PRV_POINTS = 2**25
+
+# (mechanism, sample_rate, noise_multiplier, num_steps): all of a charge that changes a number.
+_Key = tuple[tuple[str, float, float, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonResult:
+    """Epsilon at one delta by three accountants. prv is None when it cannot be computed; see prv_reason.
+
+    pld_rounding: how far the rounding of PLD's grid may lift it: each step's loss moves within a cell of
+    width h, which adds at most h^2/4 of variance a step; h * sqrt(num_steps) is two standard deviations.
+    """
+
+    pld: float
+    prv: float | None
+    rdp: float
+    delta: float
+    pld_rounding: float = 0.0
+    prv_reason: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def epsilon_pld(charges: Iterable[Charge], delta: float, *, coarseness: int = 1) -> float:
+    """Epsilon by privacy loss distributions under add-or-remove-one adjacency; no charges cost 0.
+
+    Above epsilon 32 the grid is widened by powers of two to bound time and memory. coarseness widens it by a
+    whole factor, for quick bounds. Grids nest, so a coarser one never gives the smaller answer.
+    Guarantee: an upper bound on the true epsilon at delta, for any coarseness.
+    Raises SpecError when delta is not in (0, 1).
+    """
+    if isinstance(coarseness, bool) or not isinstance(coarseness, int) or coarseness < 1:
+        raise SpecError(f"coarseness is {coarseness!r}; expected a whole number of at least 1")
+    return _epsilon_pld(_key(charges), _checked_delta(delta), coarseness)
+
+
+def epsilon_rdp(charges: Iterable[Charge], delta: float) -> float:
+    """Epsilon by Renyi differential privacy over dp_accounting's default orders.
+
+    Guarantee: an upper bound on the true epsilon at delta; orders that do not converge only loosen it.
+    """
+    return _epsilon_rdp(_key(charges), _checked_delta(delta))
+
+
+def compute_epsilon(charges: Iterable[Charge], *, delta: float) -> EpsilonResult:
+    """Epsilon of all charges together at delta by PLD, PRV and RDP, with the versions that computed it.
+
+    Guarantee: pld and rdp are upper bounds on the true epsilon; a run must report pld, and only after
+    check_agreement passed.
+    """
+    key, delta = _key(charges), _checked_delta(delta)
+    prv, reason = _epsilon_prv(key, delta) if key else (0.0, None)
+    num_steps = sum(n for *_, n in key)
+    return EpsilonResult(
+        pld=_epsilon_pld(key, delta, 1),
+        prv=prv,
+        rdp=_epsilon_rdp(key, delta),
+        delta=delta,
+        pld_rounding=_interval(key, delta) * math.sqrt(num_steps),
+        prv_reason=reason,
+        versions={name: importlib.metadata.version(name) for name in ("dp-accounting", "opacus")},
+    )
+
+
+def check_agreement(result: EpsilonResult) -> None:
+    """Refuses a result whose accountants contradict each other.
+
+    PRV here is the upper end of an interval of half-width 0.01, so it must lie in
+    [PLD - rounding, PLD + 0.012 + 0.0002 PLD]; the last term covers PRV's own delta error of delta/1000.
+    RDP must not lie below PLD. Without PRV only RDP is left, which cannot see a PLD that is too low.
+    Guarantee: when this returns and prv is given, two unrelated codes put the same number on the charges.
+    Raises PrivacyError.
+    """
+    numbers_ = f"PLD {result.pld:.6f}, PRV {result.prv}, RDP {result.rdp:.6f} at delta {result.delta}"
+    if not (math.isfinite(result.pld) and result.pld >= 0):
+        raise PrivacyError(f"no finite epsilon: {numbers_}; use more noise or fewer steps")
+    slack = 1e-6 + result.pld_rounding
+    if math.isnan(result.rdp) or result.rdp < result.pld - slack:
+        raise PrivacyError(f"accountants disagree, RDP is below PLD: {numbers_}; report this as a bug")
+    if result.prv is None:
+        return
+    if math.isnan(result.prv) or result.pld > result.prv + slack:
+        raise PrivacyError(f"accountants disagree, PLD is above PRV: {numbers_}; report this as a bug")
+    if result.prv > result.pld + 0.012 + 2e-4 * result.pld:
+        raise PrivacyError(f"accountants disagree, PRV is above PLD: {numbers_}; report this as a bug")
+
+
+def _key(charges: Iterable[Charge]) -> _Key:
+    merged = merge_charges(charges)
+    return tuple((c.mechanism, c.sample_rate, c.noise_multiplier, c.num_steps) for c in merged)
+
+
+def _checked_delta(delta: float) -> float:
+    if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < 1:
+        raise SpecError(f"delta is {delta!r}; expected more than 0 and less than 1")
+    return float(delta)
+
+
+def _gaussian(_: float, noise_multiplier: float) -> dp_accounting.DpEvent:
+    return dp_accounting.GaussianDpEvent(noise_multiplier)
+
+
+def _poisson_gaussian(sample_rate: float, noise_multiplier: float) -> dp_accounting.DpEvent:
+    return dp_accounting.PoissonSampledDpEvent(sample_rate, dp_accounting.GaussianDpEvent(noise_multiplier))
+
+
+# The only events ever built; a mechanism missing here is a KeyError, not a free release.
+_EVENTS = {"gaussian": _gaussian, "poisson_gaussian": _poisson_gaussian}
+
+
+def _compose(accountant: dp_accounting.PrivacyAccountant, key: _Key) -> dp_accounting.PrivacyAccountant:
+    for mechanism, sample_rate, noise_multiplier, num_steps in key:
+        accountant.compose(_EVENTS[mechanism](sample_rate, noise_multiplier), num_steps)
+    return accountant
+
+
+def _interval(key: _Key, delta: float) -> float:
+    bound = _epsilon_rdp(key, delta)
+    if bound <= _FULL_RESOLUTION_UP_TO_EPSILON:
+        return VALUE_DISCRETIZATION_INTERVAL
+    if not math.isfinite(bound):
+        return math.inf
+    return VALUE_DISCRETIZATION_INTERVAL * 2 ** math.ceil(math.log2(bound / _FULL_RESOLUTION_UP_TO_EPSILON))
+
+
+@functools.lru_cache(maxsize=512)
+def _epsilon_pld(key: _Key, delta: float, coarseness: int) -> float:
+    if not key:
+        return 0.0
+    interval = _interval(key, delta) * coarseness
+    if not math.isfinite(interval):
+        return math.inf
+    return float(_compose(pld.PLDAccountant(_ADD_OR_REMOVE_ONE, interval), key).get_epsilon(delta))
+
+
+@functools.lru_cache(maxsize=512)
+def _epsilon_rdp(key: _Key, delta: float) -> float:
+    if not key:
+        return 0.0
+    with _quiet_absl():
+        accountant = _compose(rdp.RdpAccountant(neighboring_relation=_ADD_OR_REMOVE_ONE), key)
+        return float(accountant.get_epsilon(delta))
+
+
+@functools.lru_cache(maxsize=128)
+def _epsilon_prv(key: _Key, delta: float) -> tuple[float | None, str | None]:
+    delta_error = delta / 1000
+    mesh = PRV_EPSILON_ERROR / math.sqrt(sum(n for *_, n in key) * math.log(12 / delta_error) / 2)
+    if 2 * (_epsilon_rdp(key, delta_error / 8) + 3) / mesh > _MAX_PRV_POINTS:
+        return None, "the PRV grid would be too large"
+    with _quiet_opacus():
+        from opacus.accountants import PRVAccountant
+
+        accountant = PRVAccountant()
+        accountant.history = [(sigma, q, n) for _, q, sigma, n in key]
+        try:
+            value = accountant.get_epsilon(delta, eps_error=PRV_EPSILON_ERROR, delta_error=delta_error)
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+            return None, f"{type(error).__name__}: {error}"
+    if math.isnan(value):
+        return None, "PRV gave NaN"
+    return max(0.0, float(value)), None
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Drops dp_accounting's note that an order was left out, which only loosens the bound."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "failed to converge" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+@contextlib.contextmanager
+def _quiet_opacus() -> Iterator[None]:
+    """Silences what Opacus's accountants say on valid input: log(1 - q) at q = 1, and RDP orders."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"opacus\.accountants")
+        yield

@@ -1,0 +1,105 @@
+"""The least noise that keeps a planned number of steps, with everything else charged, inside the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from rapid_dist.errors import SpecError
+from rapid_dist.privacy.accounting import epsilon_pld, epsilon_rdp
+from rapid_dist.privacy.charges import Charge
+
+_MAX_NOISE_MULTIPLIER = 1e8
+_MIN_NOISE_MULTIPLIER = 1e-4
+_COARSENESS = 10
+
+
+def calibrate_noise_multiplier(
+    *,
+    target_epsilon: float,
+    delta: float,
+    sample_rate: float,
+    num_steps: int,
+    other_charges: Iterable[Charge] = (),
+    tolerance: float = 1e-3,
+) -> float:
+    """The smallest noise multiplier, to a relative tolerance and rounded up to 4 decimals, that fits.
+
+    Epsilon falls as noise grows, so the answer is found by bisection: RDP brackets it (cheap, too large),
+    PLD on a grid ten times coarser narrows the bracket, PLD at full resolution decides.
+    Guarantee: epsilon_pld of other_charges and num_steps of the Poisson-subsampled Gaussian at the returned
+    value, the very number returned, is at most target_epsilon; rounding never lowers the noise.
+    Raises SpecError when other_charges leave no room, or a setting is out of range.
+    """
+    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
+        raise SpecError(f"target_epsilon is {target_epsilon}; expected a finite number above 0")
+    if not 0 < tolerance < 1:
+        raise SpecError(f"tolerance is {tolerance}; expected more than 0 and less than 1")
+    others = tuple(other_charges)
+    already = epsilon_pld(others, delta)
+    if already >= target_epsilon:
+        raise SpecError(
+            f"other charges alone cost epsilon {already:.6f} of target_epsilon {target_epsilon} at delta {delta};"
+            " raise the target or spend less on them"
+        )
+
+    def charges_at(noise_multiplier: float) -> tuple[Charge, ...]:
+        mechanism = "poisson_gaussian" if sample_rate < 1 else "gaussian"
+        training = Charge(
+            mechanism=mechanism,
+            noise_multiplier=noise_multiplier,
+            sample_rate=sample_rate,
+            num_steps=num_steps,
+            purpose="training",
+        )
+        return (*others, training)
+
+    def fits_by_rdp(noise_multiplier: float) -> bool:
+        return epsilon_rdp(charges_at(noise_multiplier), delta) <= target_epsilon
+
+    def fits_coarsely(noise_multiplier: float) -> bool:
+        return epsilon_pld(charges_at(noise_multiplier), delta, coarseness=_COARSENESS) <= target_epsilon
+
+    def fits(noise_multiplier: float) -> bool:
+        return epsilon_pld(charges_at(noise_multiplier), delta) <= target_epsilon
+
+    guess = _smallest_fitting(fits_by_rdp, guess=1.0, factor=2.0, tolerance=0.05)
+    guess = _smallest_fitting(fits_coarsely, guess=guess, factor=1.1, tolerance=tolerance)
+    result = _smallest_fitting(fits, guess=guess, factor=1 + 2 * tolerance, tolerance=tolerance / 2)
+    result = _round_up(result)
+    if not fits(result):
+        raise SpecError(
+            f"no noise_multiplier up to {_MAX_NOISE_MULTIPLIER:g} keeps {num_steps} steps at sample_rate"
+            f" {sample_rate} within target_epsilon {target_epsilon} at delta {delta}; other charges cost"
+            f" {already:.6f}; raise the target or take fewer steps"
+        )
+    return result
+
+
+def _smallest_fitting(
+    fits: Callable[[float], bool], *, guess: float, factor: float, tolerance: float
+) -> float:
+    """A value that fits and is at most (1 + tolerance) times one that does not; the caller checks it.
+
+    Goes from the guess by growing factors until the answer is between two values, then bisects their ratio.
+    """
+    low = high = guess
+    if fits(guess):
+        while fits(low):
+            high, low, factor = low, low / factor, factor**1.5
+            if high < _MIN_NOISE_MULTIPLIER:
+                return high
+    else:
+        while not fits(high):
+            low, high, factor = high, high * factor, factor**1.5
+            if low > _MAX_NOISE_MULTIPLIER:
+                return low
+    while high > low * (1 + tolerance):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _round_up(value: float) -> float:
+    rounded = round(value, 4)
+    return rounded if rounded >= value else round(math.ceil(value * 1e4) / 1e4, 4)

@@ -1,0 +1,165 @@
+"""Per-example clipping: two engines that return the same sum of clipped gradients, chosen by what the model is made of.
+
+An example's loss is the mean over its K noise draws, taken before clipping, so several draws of one record are
+still one record (noise multiplicity, DPDM, Dockhorn et al. 2023). Gradients are summed, never averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from rapid_dist.diffusion.losses import loss_per_example
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateBatch:
+    """The examples of one step on one worker, B of them (B may be 0), each with K noise draws.
+
+    x_t, noise: (B, K, ...) float32; timestep: (B, K) int64; condition: (B, num_conditions) float32.
+    """
+
+    x_t: torch.Tensor
+    noise: torch.Tensor
+    timestep: torch.Tensor
+    condition: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.x_t)
+
+    def part(self, start: int, stop: int) -> PrivateBatch:
+        return PrivateBatch(
+            x_t=self.x_t[start:stop],
+            noise=self.noise[start:stop],
+            timestep=self.timestep[start:stop],
+            condition=self.condition[start:stop],
+        )
+
+
+def clip_factors(squared_norms: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
+    """min(1, C / norm) per example, (B,) float64; zero where the norm is not finite.
+
+    Guarantee: a factor times its gradient has L2 norm at most C, and a NaN or infinite gradient counts as zero.
+    """
+    norms = squared_norms.double().sqrt()
+    factors = (max_grad_norm / norms.clamp(min=1e-300)).clamp(max=1.0)
+    return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
+
+
+def _zero_non_finite(rows: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Rows of examples with factor zero become zero, since 0 * NaN would be NaN. rows: (B, ...)."""
+    return torch.where((factors > 0).reshape(-1, *[1] * (rows.dim() - 1)), rows, torch.zeros_like(rows))
+
+
+def _vmap_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) -> list[torch.Tensor]:
+    """Any model: one gradient per example by vmap(grad); memory grows with B times the parameters."""
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def example_loss(params, x_t, noise, timestep, condition):
+        conditions = condition.expand(len(x_t), -1)
+        predicted = functional_call(model, (params, buffers), (x_t, timestep, conditions))
+        return loss_per_example(predicted, noise).mean()
+
+    per_example = vmap(grad(example_loss), in_dims=(None, 0, 0, 0, 0))
+    gradients = per_example(parameters, batch.x_t, batch.noise, batch.timestep, batch.condition)
+    squared = sum(g.double().flatten(1).square().sum(1) for g in gradients.values())
+    factors = clip_factors(squared, max_grad_norm)
+    weights = factors.to(batch.x_t.dtype)
+    return [torch.tensordot(weights, _zero_non_finite(g, factors), dims=1) for g in gradients.values()]
+
+
+class _Tape:
+    """Inputs and outputs of every Linear layer in one forward pass; a layer may be used once."""
+
+    def __init__(self, model: nn.Module):
+        self.inputs: dict[nn.Linear, torch.Tensor] = {}
+        self.outputs: dict[nn.Linear, torch.Tensor] = {}
+        self._handles = [m.register_forward_hook(self._record) for m in model.modules() if isinstance(m, nn.Linear)]
+
+    def _record(self, layer: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if layer in self.inputs:
+            raise RuntimeError("a Linear layer is used twice in one forward pass; use the vmap engine for this model")
+        self.inputs[layer], self.outputs[layer] = inputs[0].detach(), output
+
+    def __enter__(self) -> _Tape:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _linear_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) -> list[torch.Tensor]:
+    """Models whose parameters all belong to Linear layers used once: exact norms from activations, one backward pass.
+
+    A layer's gradient for an example is sum_k g_k a_k^T / K, so its squared norm is
+    sum_kl (g_k . g_l)(a_k . a_l) / K^2: two K x K Gram matrices (Goodfellow 2015, extended to K draws).
+    """
+    size, draws = batch.timestep.shape
+    with _Tape(model) as tape:
+        flat = batch.x_t.flatten(0, 1)
+        condition = batch.condition.repeat_interleave(draws, dim=0)
+        predicted = model(flat, batch.timestep.flatten(), condition)
+        # Dividing by K here makes the sum over an example's rows its mean over draws.
+        loss = loss_per_example(predicted, batch.noise.flatten(0, 1)).sum() / draws
+        layers = list(tape.outputs)
+        output_gradients = torch.autograd.grad(loss, [tape.outputs[layer] for layer in layers])
+    squared = torch.zeros(size, dtype=torch.float64, device=flat.device)
+    for layer, g in zip(layers, output_gradients, strict=True):
+        g, a = g.reshape(size, draws, -1), tape.inputs[layer].reshape(size, draws, -1)
+        gram = torch.bmm(a, a.mT)
+        if layer.bias is not None:
+            gram = gram + 1
+        squared += (torch.bmm(g, g.mT).double() * gram.double()).sum((1, 2))
+    # Rounding can leave a tiny negative sum of what is a sum of squares.
+    factors = clip_factors(torch.where(squared < 0, torch.zeros_like(squared), squared), max_grad_norm)
+    sums: dict[nn.Parameter, torch.Tensor] = {}
+    weights = factors.to(flat.dtype)[:, None, None]
+    for layer, g in zip(layers, output_gradients, strict=True):
+        g = _zero_non_finite(g.reshape(size, draws, -1), factors) * weights
+        a = _zero_non_finite(tape.inputs[layer].reshape(size, draws, -1), factors)
+        g, a = g.flatten(0, 1), a.flatten(0, 1)
+        sums[layer.weight] = g.T @ a
+        if layer.bias is not None:
+            sums[layer.bias] = g.sum(0)
+    return [sums[p] for p in model.parameters()]
+
+
+ENGINES: dict[str, Callable[[nn.Module, PrivateBatch, float], list[torch.Tensor]]] = {
+    "vmap": _vmap_engine,
+    "linear": _linear_engine,
+}
+
+
+def choose_engine(model: nn.Module) -> str:
+    """`linear` when every parameter belongs to a Linear layer, else `vmap`."""
+    linear = {id(p) for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)}
+    return "linear" if all(id(p) in linear for p in model.parameters()) else "vmap"
+
+
+def clipped_gradient_sum(
+    model: nn.Module,
+    batch: PrivateBatch,
+    *,
+    max_grad_norm: float,
+    max_physical_batch_size: int,
+    engine: str | None = None,
+) -> torch.Tensor:
+    """Sum over the batch of per-example gradients clipped to max_grad_norm: (num_parameters,) float64.
+
+    max_physical_batch_size bounds examples x draws in memory and changes nothing else. An empty batch gives zeros.
+
+    Guarantee: adding or removing one example moves the result by at most max_grad_norm in L2 norm (to rounding).
+    """
+    run = ENGINES[engine or choose_engine(model)]
+    total = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64, device=batch.x_t.device)
+    part = max(1, max_physical_batch_size // max(1, batch.timestep.shape[1]))
+    for start in range(0, len(batch), part):
+        sums = run(model, batch.part(start, start + part), max_grad_norm)
+        total += torch.cat([s.detach().reshape(-1) for s in sums]).double()
+    return total

@@ -1,0 +1,103 @@
+"""One object joins rate, clip, noise, normaliser, steps and the accounting events, so that they cannot drift apart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from rapid_dist.privacy.accounting import EpsilonResult, check_agreement, compute_epsilon
+from rapid_dist.privacy.calibration import calibrate_noise_multiplier
+from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.noise import grid_for
+from rapid_dist.specs import PrivacySpec, RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyPlan:
+    """The private part of a run, in public constants only.
+
+    Guarantee: a step that follows this plan is one Poisson-subsampled Gaussian mechanism with the charge that
+    `training_charge(1)` states, under add-or-remove-one, whatever the number of records or workers.
+    """
+
+    target_epsilon: float
+    target_delta: float
+    neighboring_relation: str
+    unit: str
+    sample_rate: float
+    expected_batch_size: float  # public normaliser of the noised sum
+    max_grad_norm: float
+    noise_multiplier: float
+    steps: int
+    spare_steps: int
+    votes_noise_multiplier: float | None
+    is_private: bool = True  # False with a fixed debugging key
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the one noise on the global sum."""
+        return self.noise_multiplier * self.max_grad_norm
+
+    @property
+    def grid(self) -> float:
+        """The noised sum is rounded to multiples of this."""
+        return grid_for(self.max_grad_norm)
+
+    def training_charge(self, num_steps: int) -> Charge:
+        return Charge(
+            mechanism="poisson_gaussian",
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            num_steps=num_steps,
+            purpose="training",
+        )
+
+    def votes_charge(self) -> Charge | None:
+        return None if self.votes_noise_multiplier is None else _votes_charge(self.votes_noise_multiplier)
+
+    def planned_charges(self) -> tuple[Charge, ...]:
+        """Everything the run will charge if nothing goes wrong, spare steps not included."""
+        votes = self.votes_charge()
+        return (*((votes,) if votes else ()), self.training_charge(self.steps))
+
+    def planned_epsilon(self) -> EpsilonResult:
+        """What the run will cost. Raises PrivacyError when the accountants disagree."""
+        result = compute_epsilon(self.planned_charges(), delta=self.target_delta)
+        check_agreement(result)
+        return result
+
+    def to_plain(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def _votes_charge(noise_multiplier: float) -> Charge:
+    return Charge(mechanism="gaussian", noise_multiplier=noise_multiplier, num_steps=1, purpose="noisy class votes")
+
+
+def build_plan(spec: RunSpec) -> PrivacyPlan:
+    """Calibrates the noise so that votes, all steps and the spare steps together cost at most the target.
+
+    Raises SpecError when the votes alone exceed the target.
+    """
+    privacy: PrivacySpec = spec.privacy
+    votes = privacy.votes_noise_multiplier
+    noise_multiplier = calibrate_noise_multiplier(
+        target_epsilon=privacy.target_epsilon,
+        delta=privacy.target_delta,
+        sample_rate=privacy.sample_rate,
+        num_steps=spec.training.steps + privacy.spare_steps,
+        other_charges=() if votes is None else (_votes_charge(votes),),
+    )
+    return PrivacyPlan(
+        target_epsilon=privacy.target_epsilon,
+        target_delta=privacy.target_delta,
+        neighboring_relation=privacy.neighboring_relation,
+        unit=privacy.unit,
+        sample_rate=privacy.sample_rate,
+        expected_batch_size=privacy.expected_batch_size,
+        max_grad_norm=privacy.max_grad_norm,
+        noise_multiplier=noise_multiplier,
+        steps=spec.training.steps,
+        spare_steps=privacy.spare_steps,
+        votes_noise_multiplier=votes,
+        is_private=privacy.debug_fixed_key is None,
+    )

@@ -1,0 +1,1 @@
+"""The trajectory knowledge base as pure functions: features, trajectories, shards, search, merge."""

@@ -1,0 +1,115 @@
+"""Neighbours have one order, by distance and then by trajectory id, so lists of many shards merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rapid_dist.errors import InputError, SpecError
+
+NO_TRAJECTORY = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The k nearest trajectories of each query, nearest first.
+
+    trajectory_id: (q, k) int64, -1 where there are fewer than k; distance: (q, k) float32, inf there.
+    Raises InputError when the shapes are not the same (q, k).
+    """
+
+    trajectory_id: np.ndarray
+    distance: np.ndarray
+
+    def __post_init__(self):
+        ids = np.asarray(self.trajectory_id, dtype=np.int64)
+        distance = np.asarray(self.distance, dtype=np.float32)
+        if ids.ndim != 2 or ids.shape != distance.shape:
+            raise InputError(f"got ids {ids.shape} and distances {distance.shape}; expected one shape (q, k)")
+        object.__setattr__(self, "trajectory_id", ids)
+        object.__setattr__(self, "distance", distance)
+
+    def __len__(self) -> int:
+        return len(self.trajectory_id)
+
+
+def no_neighbors(num_queries: int, num_neighbors: int) -> Neighbors:
+    """Returns padding only: what a search over nothing finds. Raises SpecError when num_neighbors < 1."""
+    if num_neighbors < 1:
+        raise SpecError(f"num_neighbors is {num_neighbors}; expected at least 1")
+    shape = (num_queries, num_neighbors)
+    return Neighbors(np.full(shape, NO_TRAJECTORY, np.int64), np.full(shape, np.inf, np.float32))
+
+
+def select_neighbors(
+    query: np.ndarray,
+    trajectory_id: np.ndarray,
+    distance: np.ndarray,
+    *,
+    num_queries: int,
+    num_neighbors: int,
+) -> Neighbors:
+    """Returns each query's first k candidates by (distance, trajectory_id), each trajectory at most once.
+
+    query: (p,) int in [0, num_queries); trajectory_id: (p,) int64, negative ones are padding and dropped;
+    distance: (p,) float32. The result does not depend on the order of the candidates.
+    Raises SpecError when num_neighbors < 1.
+    """
+    found = no_neighbors(num_queries, num_neighbors)
+    real = trajectory_id >= 0
+    query, trajectory_id, distance = query[real], trajectory_id[real], distance[real]
+
+    order = np.lexsort((distance, trajectory_id, query))
+    query, trajectory_id, distance = query[order], trajectory_id[order], distance[order]
+    is_first = np.ones(len(query), dtype=bool)
+    is_first[1:] = (query[1:] != query[:-1]) | (trajectory_id[1:] != trajectory_id[:-1])
+    query, trajectory_id, distance = query[is_first], trajectory_id[is_first], distance[is_first]
+
+    order = np.lexsort((trajectory_id, distance, query))
+    query, trajectory_id, distance = query[order], trajectory_id[order], distance[order]
+    rank = np.arange(len(query)) - np.searchsorted(query, query, side="left")
+    kept = rank < num_neighbors
+    found.trajectory_id[query[kept], rank[kept]] = trajectory_id[kept]
+    found.distance[query[kept], rank[kept]] = distance[kept]
+    return found
+
+
+def merge_neighbors(parts: Sequence[Neighbors], num_neighbors: int) -> Neighbors:
+    """Returns the k nearest over all parts, by (distance, trajectory_id), without padding and duplicates.
+
+    Associative and commutative when every merge keeps the same number, so shards may be merged in any
+    tree. parts: each (q, k_i) for the same queries in the same order.
+    Raises InputError without parts or when they differ in q, SpecError when num_neighbors < 1.
+    """
+    num_queries = {len(part) for part in parts}
+    if len(num_queries) != 1:
+        raise InputError(f"got parts for {sorted(num_queries)} queries; expected parts for the same queries")
+    (q,) = num_queries
+    return select_neighbors(
+        np.concatenate([np.repeat(np.arange(q), part.trajectory_id.shape[1]) for part in parts]),
+        np.concatenate([part.trajectory_id.ravel() for part in parts]),
+        np.concatenate([part.distance.ravel() for part in parts]),
+        num_queries=q,
+        num_neighbors=num_neighbors,
+    )
+
+
+def recall_at(found: Neighbors, truth: Neighbors, k: int) -> float:
+    """Returns the share of the true first k neighbours that are among the found first k, over all queries.
+
+    Padding in truth does not count; with nothing to find the recall is 1.
+    Raises InputError when the queries differ or truth is narrower than k, SpecError when k < 1.
+    """
+    if k < 1:
+        raise SpecError(f"k is {k}; expected at least 1")
+    if len(found) != len(truth) or truth.trajectory_id.shape[1] < k:
+        raise InputError(
+            f"got found {found.trajectory_id.shape} and truth {truth.trajectory_id.shape}; "
+            f"expected the same queries and at least {k} true neighbours each"
+        )
+    true_ids = truth.trajectory_id[:, :k]
+    is_real = true_ids >= 0
+    is_found = (true_ids[:, :, None] == found.trajectory_id[:, None, :k]).any(axis=2)
+    return float(is_found[is_real].mean()) if is_real.any() else 1.0

@@ -1,0 +1,208 @@
+"""Search over opened shards in one process: nearest keys, restricted or not, and what lies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rapid_dist.errors import ArtifactError, InputError, SpecError
+from rapid_dist.retrieval.exact import check_ids, prepare_vectors, search_exact
+from rapid_dist.retrieval.merge import Neighbors, merge_neighbors, no_neighbors
+from rapid_dist.retrieval.shard import HnswShard
+
+METHODS = ("hnsw", "exact")
+COLUMNS = ("label", "prototype")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenShard:
+    """One shard in memory.
+
+    keys: (n, d) float32; trajectory_id: (n,) int64; label: (n,) int32, the public class or -1;
+    prototype: (n,) int32; value: (n, *value_shape) float16; index: over the same rows, None for exact search.
+    Raises ArtifactError when the columns or the index do not belong together.
+    """
+
+    keys: np.ndarray
+    trajectory_id: np.ndarray
+    label: np.ndarray
+    prototype: np.ndarray
+    value: np.ndarray
+    index: HnswShard | None = None
+
+    def __post_init__(self):
+        columns = (self.keys, self.trajectory_id, self.label, self.prototype, self.value)
+        rows = [len(column) for column in columns]
+        if len(set(rows)) != 1 or self.keys.ndim != 2:
+            raise ArtifactError(f"columns have {rows} rows, keys {self.keys.shape}; expected one length")
+        if self.index is None:
+            return
+        if self.index.dim != self.keys.shape[1] or not np.array_equal(
+            self.index.trajectory_ids, np.sort(self.trajectory_id)
+        ):
+            raise ArtifactError("index and rows of a shard differ in ids or dim; build the shard again")
+
+    def query(self, queries: np.ndarray, *, num_neighbors: int, space: str, method: str) -> Neighbors:
+        """Returns the neighbours within this shard; queries: (q, d).
+
+        Raises SpecError for an unknown method, or for hnsw without an index of this space.
+        """
+        if method not in METHODS:
+            raise SpecError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+        if method == "exact":
+            return search_exact(self.keys, self.trajectory_id, queries, num_neighbors=num_neighbors, space=space)
+        if self.index is None or self.index.space != space:
+            raise SpecError(f"method hnsw needs an index in space {space}; open it too or use exact")
+        return self.index.query(queries, num_neighbors)
+
+    def query_within(
+        self,
+        queries: np.ndarray,
+        *,
+        num_neighbors: int,
+        space: str,
+        column: str,
+        allowed: Sequence[Collection[int]] | np.ndarray,
+    ) -> Neighbors:
+        """Returns the exact neighbours among the rows whose column is allowed for the query.
+
+        queries: (q, d); column: label or prototype; allowed: a collection of values a query, or (q,) int for
+        one value each. Queries that share a set are searched together; no matching row gives padding.
+        Raises SpecError for another column, InputError when allowed does not have one entry a query.
+        """
+        if column not in COLUMNS:
+            raise SpecError(f"column is {column!r}; expected one of {', '.join(COLUMNS)}")
+        found = no_neighbors(len(queries), num_neighbors)
+        queries = prepare_vectors(queries, space="l2", name="queries", dim=self.keys.shape[1])
+        for values, members in _group_by_set(allowed, len(queries)).items():
+            rows = np.flatnonzero(np.isin(getattr(self, column), sorted(values)))
+            part = search_exact(
+                self.keys[rows],
+                self.trajectory_id[rows],
+                queries[members],
+                num_neighbors=num_neighbors,
+                space=space,
+            )
+            found.trajectory_id[members], found.distance[members] = part.trajectory_id, part.distance
+        return found
+
+
+class KnowledgeBaseSearch:
+    """All shards of a knowledge base, searched one after the other and merged.
+
+    Exact results do not depend on how rows are split into shards. space: l2, cosine or ip; method: hnsw or
+    exact. Raises SpecError for unknown settings or hnsw without indexes, ArtifactError when shards differ in
+    shape or share a trajectory id, InputError without shards.
+    """
+
+    def __init__(self, shards: Sequence[OpenShard], *, space: str, method: str):
+        if not shards:
+            raise InputError("got no shards; expected at least one")
+        shapes = {(shard.keys.shape[1], shard.value.shape[1:]) for shard in shards}
+        if len(shapes) != 1:
+            raise ArtifactError(f"shards have (dim, value shape) {sorted(shapes)}; expected one for all")
+        self.shards = tuple(shards)
+        self.space = space
+        self.method = method
+        ids = np.concatenate([check_ids(s.trajectory_id, num_keys=len(s.keys)) for s in self.shards])
+        self._order = np.argsort(ids)
+        self._sorted_ids = ids[self._order]
+        self._first_row = np.cumsum([0] + [len(s.keys) for s in self.shards])
+        repeated = self._sorted_ids[1:][self._sorted_ids[1:] == self._sorted_ids[:-1]]
+        if len(repeated):
+            raise ArtifactError(f"trajectory id {repeated[0]} is in the base twice; expected unique ids")
+        # A query of nothing raises what every query would raise: unknown settings, no index, non-finite keys.
+        self.query(np.empty((0, self.dim), np.float32), num_neighbors=1)
+
+    def __len__(self) -> int:
+        return len(self._sorted_ids)
+
+    @property
+    def dim(self) -> int:
+        return self.shards[0].keys.shape[1]
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        return self.shards[0].value.shape[1:]
+
+    def query(self, queries: np.ndarray, *, num_neighbors: int) -> Neighbors:
+        """Returns the nearest trajectories of each query, (q, d), over all shards.
+
+        Raises InputError for another dim or non-finite values, SpecError when num_neighbors < 1.
+        """
+        parts = [
+            shard.query(queries, num_neighbors=num_neighbors, space=self.space, method=self.method)
+            for shard in self.shards
+        ]
+        return merge_neighbors(parts, num_neighbors)
+
+    def query_within(
+        self,
+        queries: np.ndarray,
+        *,
+        num_neighbors: int,
+        column: str,
+        allowed: Sequence[Collection[int]] | np.ndarray,
+    ) -> Neighbors:
+        """Returns the nearest trajectories whose label or prototype is allowed for the query, always exactly.
+
+        Exact under either method, because restricted sets are small and a graph walks past them.
+        Arguments and Raises as OpenShard.query_within.
+        """
+        parts = [
+            shard.query_within(queries, num_neighbors=num_neighbors, space=self.space, column=column, allowed=allowed)
+            for shard in self.shards
+        ]
+        return merge_neighbors(parts, num_neighbors)
+
+    def values_of(self, trajectory_ids: np.ndarray) -> np.ndarray:
+        """Returns (n, *value_shape) float32 for (n,) ids. Raises ArtifactError for an unknown id or -1."""
+        return self._gather("value", trajectory_ids, np.float32)
+
+    def labels_of(self, trajectory_ids: np.ndarray) -> np.ndarray:
+        """Returns (n,) int32 public classes for (n,) ids. Raises ArtifactError for an unknown id or -1."""
+        return self._gather("label", trajectory_ids, np.int32)
+
+    def prototypes_of(self, trajectory_ids: np.ndarray) -> np.ndarray:
+        """Returns (n,) int32 prototypes for (n,) ids. Raises ArtifactError for an unknown id or -1."""
+        return self._gather("prototype", trajectory_ids, np.int32)
+
+    def _gather(self, column: str, trajectory_ids: np.ndarray, dtype: type) -> np.ndarray:
+        row = self._rows_of(np.asarray(trajectory_ids))
+        shard_of = np.searchsorted(self._first_row, row, side="right") - 1
+        gathered = np.empty((len(row), *getattr(self.shards[0], column).shape[1:]), dtype)
+        for s in np.unique(shard_of):
+            here = shard_of == s
+            gathered[here] = getattr(self.shards[s], column)[row[here] - self._first_row[s]]
+        return gathered
+
+    def _rows_of(self, trajectory_ids: np.ndarray) -> np.ndarray:
+        """Row numbers, counted through all shards in their order, of (n,) ids."""
+        if trajectory_ids.ndim != 1:
+            raise InputError(f"got ids of shape {trajectory_ids.shape}; expected (n,)")
+        place = np.searchsorted(self._sorted_ids, trajectory_ids)
+        is_known = np.zeros(len(trajectory_ids), dtype=bool)
+        inside = place < len(self._sorted_ids)
+        is_known[inside] = self._sorted_ids[place[inside]] == trajectory_ids[inside]
+        if not is_known.all():
+            raise ArtifactError(
+                f"trajectory {trajectory_ids[~is_known][0]} is not in the knowledge base of {len(self)} "
+                "trajectories; -1 is padding, any other id belongs to another base"
+            )
+        return self._order[place]
+
+
+def _group_by_set(allowed: Sequence[Collection[int]] | np.ndarray, num_queries: int) -> dict[frozenset[int], list[int]]:
+    """The query indices of each distinct allowed set, in order of appearance."""
+    if isinstance(allowed, np.ndarray):
+        if allowed.ndim != 1:
+            raise InputError(f"allowed has shape {allowed.shape}; expected (q,), or a list of sets")
+        allowed = [(value,) for value in allowed.tolist()]
+    if len(allowed) != num_queries:
+        raise InputError(f"got {len(allowed)} allowed sets for {num_queries} queries; expected one a query")
+    groups: dict[frozenset[int], list[int]] = {}
+    for i, values in enumerate(allowed):
+        groups.setdefault(frozenset(values), []).append(i)
+    return groups

@@ -1,0 +1,181 @@
+"""One HNSW index over a part of the knowledge base, with the distances of exact search.
+
+hnswlib finds the candidates; their distances are computed again by exact.pair_distances from the vectors the
+index stores, so results of several shards, or of an index and an exact search, compare bit by bit. Cosine is
+stored as ip over unit vectors, which is how hnswlib itself does it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+
+from rapid_dist.errors import ArtifactError, InputError, SpecError, StorageError
+from rapid_dist.retrieval.exact import check_ids, pair_distances, prepare_vectors, search_exact
+from rapid_dist.retrieval.merge import Neighbors, no_neighbors, select_neighbors
+
+# Asked for beyond k, so that float32 rounding inside hnswlib does not decide ties at the k-th place.
+_EXTRA_CANDIDATES = 8
+_MAGIC = b"rapid-dist-hnsw-1\n"
+_DIGEST_BYTES = 32
+_TOO_FEW_RESULTS = "Cannot return the results"
+
+
+class HnswShard:
+    """An open index; made by build_shard or from_bytes.
+
+    space: l2, cosine or ip; dim: d; ef_search: candidates kept while searching, at least num_neighbors
+    are. Changing ef_search changes recall and speed only. One query call at a time: ef is state of the index.
+    """
+
+    def __init__(self, index: hnswlib.Index, *, space: str, ef_search: int):
+        self._index = index
+        self.space = space
+        self.ef_search = _positive("ef_search", ef_search)
+
+    def __len__(self) -> int:
+        return self._index.get_current_count()
+
+    @property
+    def dim(self) -> int:
+        return self._index.dim
+
+    @property
+    def trajectory_ids(self) -> np.ndarray:
+        """(n,) int64, ascending."""
+        return np.sort(np.array(self._index.get_ids_list(), dtype=np.int64))
+
+    def query(self, queries: np.ndarray, num_neighbors: int, *, num_threads: int = 1) -> Neighbors:
+        """Returns approximate neighbours, ordered by (distance, trajectory_id), padded when k > n.
+
+        queries: (q, d). num_threads changes speed only.
+        Raises InputError for another dim or non-finite values, SpecError when num_neighbors < 1.
+        """
+        found = no_neighbors(len(queries), num_neighbors)
+        queries = prepare_vectors(queries, space=self.space, name="queries", dim=self.dim)
+        if len(queries) == 0:
+            return found
+        labels = self._candidates(queries, min(len(self), num_neighbors + _EXTRA_CANDIDATES), num_threads)
+        if labels is None:
+            # Stored keys and queries are prepared already; cosine over them would round a second time.
+            ids, space = self.trajectory_ids, _stored_space(self.space)
+            return search_exact(self._stored_keys(ids), ids, queries, num_neighbors=num_neighbors, space=space)
+        unique_labels, key = np.unique(labels, return_inverse=True)
+        query, key = np.repeat(np.arange(len(queries)), labels.shape[1]), key.ravel()
+        distance = pair_distances(queries, self._stored_keys(unique_labels), query, key, space=self.space)
+        return select_neighbors(query, labels.ravel(), distance, num_queries=len(queries), num_neighbors=num_neighbors)
+
+    def to_bytes(self) -> bytes:
+        """Returns a digest, a header with space, dim and count, and hnswlib's own file.
+
+        Equal for equal indexes, which one build thread guarantees.
+        Raises StorageError when the temporary file cannot be written whole.
+        """
+        header = json.dumps({"space": self.space, "dim": self.dim, "count": len(self)}, sort_keys=True)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "index")
+                self._index.save_index(str(path))
+                payload = path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"no temporary file for the index: {error.strerror}; check TMPDIR") from error
+        if len(payload) != self._index.index_file_size():  # hnswlib does not notice a full disk.
+            raise StorageError("the temporary file of the index is cut short; free some space or set TMPDIR")
+        body = header.encode() + b"\n" + payload
+        return _MAGIC + hashlib.sha256(body).digest() + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, dim: int, space: str, ef_search: int) -> HnswShard:
+        """Returns the shard that to_bytes wrote; ef_search is given again because hnswlib does not save it.
+
+        The digest is checked first: hnswlib follows the links of a damaged file outside its memory.
+        Raises ArtifactError for damaged bytes or another dim or space, StorageError without temporary space.
+        """
+        start = len(_MAGIC) + _DIGEST_BYTES
+        digest, body = data[len(_MAGIC) : start], data[start:]
+        if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
+            raise ArtifactError(f"{len(data)} bytes are not a whole index shard; build or copy it again")
+        header_line, _, payload = body.partition(b"\n")
+        header = json.loads(header_line)
+        if (header["dim"], header["space"]) != (dim, space):
+            raise ArtifactError(
+                f"index shard has dim {header['dim']} and space {header['space']}; expected {dim} and {space}"
+            )
+        index = hnswlib.Index(space=_stored_space(space), dim=dim)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "index")
+                path.write_bytes(payload)
+                index.load_index(str(path))
+        except OSError as error:
+            raise StorageError(f"no temporary file for the index: {error.strerror}; check TMPDIR") from error
+        except RuntimeError as error:
+            raise ArtifactError(f"hnswlib cannot read the index shard: {error}; build it again") from error
+        return cls(index, space=space, ef_search=ef_search)
+
+    def _candidates(self, queries: np.ndarray, num_candidates: int, num_threads: int) -> np.ndarray | None:
+        """Returns (q, num_candidates) int64 labels, or None when the graph does not reach that many keys."""
+        for ef in (self.ef_search, len(self)):
+            self._index.set_ef(ef)
+            try:
+                labels, _ = self._index.knn_query(queries, k=num_candidates, num_threads=num_threads)
+            except RuntimeError as error:
+                if _TOO_FEW_RESULTS not in str(error):
+                    raise
+            else:
+                return labels.astype(np.int64)
+        return None
+
+    def _stored_keys(self, trajectory_ids: np.ndarray) -> np.ndarray:
+        """(n, d) float32 in the order of the ids, unit vectors for cosine."""
+        return self._index.get_items(trajectory_ids, return_type="numpy")
+
+
+def build_shard(
+    keys: np.ndarray,
+    trajectory_ids: np.ndarray,
+    *,
+    space: str,
+    M: int,
+    ef_construction: int,
+    seed: int,
+    num_threads: int = 1,
+) -> HnswShard:
+    """Returns an index over the keys, labelled with their trajectory ids; ef_search is ef_construction.
+
+    Keys are added by ascending id: with one thread the bytes depend on the rows and settings only, not on the
+    order of the rows. With more threads they may differ between builds.
+    keys: (n, d) taken as float32, n >= 1; trajectory_ids: (n,) unique, not negative.
+    Raises SpecError for settings out of range, InputError for bad keys or ids.
+    """
+    for name, value in (("ef_construction", ef_construction), ("num_threads", num_threads)):
+        _positive(name, value)
+    if M < 2:
+        raise SpecError(f"M is {M}; expected at least 2")
+    if seed < 0:
+        raise SpecError(f"seed is {seed}; expected 0 or above")
+    keys = prepare_vectors(keys, space=space, name="keys")
+    ids = check_ids(trajectory_ids, num_keys=len(keys))
+    num_distinct = len(np.unique(ids))
+    if num_distinct != len(ids) or num_distinct == 0:
+        raise InputError(f"got {len(ids)} keys with {num_distinct} ids; expected some, each with its own id")
+    order = np.argsort(ids)
+    index = hnswlib.Index(space=_stored_space(space), dim=keys.shape[1])
+    index.init_index(max_elements=len(ids), M=M, ef_construction=ef_construction, random_seed=seed)
+    index.add_items(keys[order], ids[order], num_threads=num_threads)
+    return HnswShard(index, space=space, ef_search=ef_construction)
+
+
+def _stored_space(space: str) -> str:
+    return "l2" if space == "l2" else "ip"
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise SpecError(f"{name} is {value}; expected at least 1")
+    return value

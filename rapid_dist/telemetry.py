@@ -1,0 +1,47 @@
+"""Progress lines for people, on stderr, at most one every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    """Prints a line for people; stdout stays free for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts steps of one long piece of work and says how far it is, how fast, and how long it will take."""
+
+    def __init__(self, name: str, total: int, *, first: int = 0, every_seconds: float = 5.0, say_fn: Say = say):
+        self.name, self.total, self.every_seconds, self._say = name, total, every_seconds, say_fn
+        self._started = self._last = time.monotonic()
+        self._first = first
+
+    def update(self, done: int, note: str = "") -> None:
+        """Says a line when enough time has passed since the last one, and always at the end."""
+        now = time.monotonic()
+        if now - self._last < self.every_seconds and done < self.total:
+            return
+        self._last = now
+        rate = (done - self._first) / max(now - self._started, 1e-9)
+        left = (self.total - done) / rate if rate > 0 else float("inf")
+        tail = f"  {note}" if note else ""
+        self._say(f"{self.name:<10} {done}/{self.total}  {rate:.1f}/s  {format_seconds(left)} left{tail}")
+
+
+def format_seconds(seconds: float) -> str:
+    """1.2 s, 45 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds < 1e6:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+    return "unknown time"

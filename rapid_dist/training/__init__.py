@@ -1,0 +1,1 @@
+"""Training loops, public and private, over a collective that is passed in."""

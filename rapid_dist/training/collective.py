@@ -1,0 +1,60 @@
+"""What a training loop needs of its peers: who it is, how many there are, a sum and a word from rank 0."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Collective(Protocol):
+    """A group of workers that all make the same calls in the same order."""
+
+    rank: int
+    world_size: int
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The elementwise sum over all workers, in place; every worker gets the same tensor."""
+
+    def broadcast(self, data: bytes) -> bytes:
+        """Rank 0's bytes; what other ranks pass is ignored. Never touches a disk."""
+
+
+class SingleProcess:
+    """The group of one."""
+
+    rank = 0
+    world_size = 1
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def broadcast(self, data: bytes) -> bytes:
+        return data
+
+
+class TorchCollective:
+    """A group that torch.distributed has already set up (gloo on CPU, nccl on GPU)."""
+
+    def __init__(self, device: str = "cpu"):
+        import torch.distributed as dist
+
+        self._dist = dist
+        self._device = device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.world_size > 1:
+            self._dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, data: bytes) -> bytes:
+        if self.world_size == 1:
+            return data
+        length = torch.tensor([len(data)], dtype=torch.int64, device=self._device)
+        self._dist.broadcast(length, src=0)
+        payload = torch.zeros(int(length), dtype=torch.uint8, device=self._device)
+        if self.rank == 0:
+            payload.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        self._dist.broadcast(payload, src=0)
+        return payload.cpu().numpy().tobytes()

@@ -1,0 +1,77 @@
+"""One worker's private records, and the noised batch that a step makes of those included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rapid_dist.diffusion.denoisers import one_hot_condition
+from rapid_dist.diffusion.forward import add_noise
+from rapid_dist.diffusion.losses import OBJECTIVES
+from rapid_dist.diffusion.schedule import value_timestep
+from rapid_dist.privacy.clipping import PrivateBatch
+from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
+from rapid_dist.specs import ScheduleSpec, TrainingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivatePartition:
+    """The private records one worker holds.
+
+    example_id: (n,) int64; latent: (n, *latent_shape) float32; label: (n,) int64, -1 for none;
+    surrogate: (n, *latent_shape) float32, each record's own retrieved value, or None.
+    """
+
+    example_id: np.ndarray
+    latent: torch.Tensor
+    label: torch.Tensor
+    surrogate: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.example_id)
+
+
+def make_private_batch(
+    partition: PrivatePartition,
+    included: np.ndarray,
+    *,
+    step: int,
+    training: TrainingSpec,
+    schedule: ScheduleSpec,
+    alphas_cumprod: torch.Tensor,
+    num_conditions: int,
+    device: str,
+) -> PrivateBatch:
+    """The batch of the included records (n,) bool at this step.
+
+    Timesteps, diffusion noise and label dropout are functions of (seed, step, example id), so neither the worker
+    that holds a record nor the other records change them.
+
+    Guarantee: row i is a function of record i and public values alone.
+    """
+    index = np.flatnonzero(included)
+    ids, draws = partition.example_id[index], training.noise_multiplicity
+    latent = partition.latent[index]
+    timestep = draw_integers(training.seed, f"timestep-{step}", ids, draws, below=schedule.split_step)
+    noise = draw_normals(training.seed, f"noise-{step}", ids, (draws, *latent.shape[1:]))
+    kept = draw_uniforms(training.seed, f"label-{step}", ids, 1)[:, 0] >= training.label_dropout
+    label = torch.where(torch.from_numpy(kept), partition.label[index], -1)
+
+    x0 = latent.to(device).repeat_interleave(draws, dim=0)
+    surrogate = partition.surrogate
+    if surrogate is not None:
+        surrogate = surrogate[index].to(device).repeat_interleave(draws, dim=0)
+    flat_timestep = torch.from_numpy(timestep).flatten().to(device)
+    flat_noise = torch.from_numpy(noise).flatten(0, 1).to(device)
+    objective = OBJECTIVES[training.objective]
+    target = objective(x0, flat_noise, surrogate, value_timestep(schedule), alphas_cumprod)
+    x_t = add_noise(x0, flat_timestep, target, alphas_cumprod)
+    shape = (len(index), draws, *latent.shape[1:])
+    return PrivateBatch(
+        x_t=x_t.reshape(shape),
+        noise=target.reshape(shape),
+        timestep=flat_timestep.reshape(len(index), draws),
+        condition=one_hot_condition(label.to(device), num_conditions),
+    )
