@@ -30,3 +30,13 @@ class PrivacyError(RapidDistError):
 
 class BudgetExceededError(PrivacyError):
     """A charge would push the spent epsilon over the target."""
+
+
+def error_named(name: str, message: str) -> RapidDistError:
+    """The error of this tree with that class name, for errors that crossed a process as text."""
+    known = {cls.__name__: cls for cls in _descendants(RapidDistError)}
+    return known.get(name, RapidDistError)(message)
+
+
+def _descendants(cls: type[RapidDistError]) -> list[type[RapidDistError]]:
+    return [cls, *(d for child in cls.__subclasses__() for d in _descendants(child))]

@@ -18,7 +18,8 @@ class CopyCheckResult:
 
     share_closer_to_train: share of samples whose nearest training image is nearer than their nearest held-out
     image, ties counted half; 0.5 is what a model that copies nothing gives. The Wilson 95% interval covers the
-    choice of samples, for the reference sets as they are.
+    choice of samples, for the reference sets as they are: another split of 10,000 MNIST images moves the share by
+    about a point without any copying.
     Distances are L2 over all pixels in [0, 1]. num_identical counts samples equal, pixel for pixel, to any of all
     the training images; num_references is the size of each set the distances were taken to.
     """

@@ -20,4 +20,5 @@ def wilson_interval(num_successes: float, num_trials: int, z: float = Z_95) -> t
     shrink = 1 + z * z / num_trials
     centre = (share + z * z / (2 * num_trials)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / num_trials + (z / (2 * num_trials)) ** 2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 or n successes rounding would leave the share itself just outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

@@ -18,7 +18,7 @@ ACCURACY_NAMES = ("synthetic", "public_only", "real")
 TRAINED_ON_PRIVATE = frozenset({"real"})
 LIKENESS_NAMES = ("fid", "precision", "recall", "density", "coverage")
 REASON_NOT_ASKED = "not asked for in this run"
-REASON_WITHHELD = "measured inside; it is computed from private images and is not part of the promise"
+REASON_WITHHELD = "kept inside, since private images went into it without protection"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,8 @@ def _explain_missing(
     report: Mapping[str, Any], measured: Mapping[str, Any], reasons: Mapping[str, str]
 ) -> dict[str, str]:
     """A reason for each null; `measured` still holds the NaN or infinity that JSON cannot."""
+    if "fid" in reasons:
+        reasons = {"fid_features": reasons["fid"], **reasons}
     explained = {
         key: reasons.get(key, REASON_NOT_ASKED if measured[key] is None else f"came out as {measured[key]}")
         for key in report

@@ -97,9 +97,9 @@ def plot_axis(values: Sequence[float]) -> dict[str, Any]:
     """Returns low, high and about five ticks of round percentages around shares in [0, 1]."""
     if not values:
         return {"low": 0.0, "high": 1.0, "ticks": [0.0, 0.5, 1.0]}
-    span = max(max(values) - min(values), 0.02)
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if s * 5 >= span or s == 0.5)
-    first = max(0, math.floor(min(values) / step))
+    span = max(values) - min(values)
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if 5 * s >= span)
+    first = min(math.floor(min(values) / step), round(1 / step) - 1)
     last = max(first + 1, min(round(1 / step), math.ceil(max(values) / step)))
     ticks = [round(k * step, 4) for k in range(first, last + 1)]
     return {"low": ticks[0], "high": ticks[-1], "ticks": ticks}

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from rapid_dist.evaluation.report_data import REASON_WITHHELD
+
 ALMOST_SURE_ACCURACY = 0.95
 """Above this best-guess accuracy (epsilon about 3) the page says that the formal limit is loose."""
 
@@ -47,10 +49,15 @@ def format_bound(share: float) -> str:
 def format_factor(factor: float | None) -> str:
     """Returns an upper bound on a ratio, rounded up: two decimals below 100, then whole with separators."""
     if factor is None:
-        return "10^300"
+        return "e^epsilon"
     if factor < 100:
         return str(Decimal(repr(factor)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))
-    return f"{math.ceil(factor):,}" if factor < 1e9 else f"{factor:.0e}"
+    return f"{math.ceil(factor):,}" if factor < 1e9 else _ceil_scientific(factor)
+
+
+def format_delta(delta: float) -> str:
+    """Returns delta with three significant digits, rounded up: 1e-5, 1.67e-6."""
+    return "0" if delta == 0 else _ceil_scientific(delta)
 
 
 def format_seconds(seconds: float) -> str:
@@ -81,8 +88,8 @@ def promise_sentences(report: Mapping[str, Any]) -> list[str]:
     change = CHANGE_WORDS.get(report["neighboring_relation"], "Changing")
     sentences = [
         f"{change} {unit} in the private data changes the chance of any outcome by a factor of at most "
-        f"{format_factor(odds['odds_factor'])}, plus {report['delta']:.3g}. That is epsilon "
-        f"{format_epsilon(report['spent_epsilon'])} at delta {report['delta']:.3g}.",
+        f"{format_factor(odds['odds_factor'])}, plus {format_delta(report['delta'])}. That is epsilon "
+        f"{format_epsilon(report['spent_epsilon'])} at delta {format_delta(report['delta'])}.",
         f"Someone who knows everything else and must say, at even odds, whether {unit} was used "
         f"is right at most {format_bound(odds['best_guess_accuracy'])} of the time; tossing a coin is right 50%.",
         f"If they may wrongly name 1 in 100 that were not used, they find at most "
@@ -103,8 +110,19 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def why_missing(report: Mapping[str, Any], key: str) -> str:
-    """Returns "Not measured: reason" for a null value."""
-    return "Not measured: " + report["not_measured"].get(key, "no reason was recorded")
+    """Returns "Not measured: reason" for a null value, or "Not shown: ..." when it was only taken out."""
+    return ": ".join(_missing_parts(report, key))
+
+
+def _missing_parts(report: Mapping[str, Any], key: str) -> tuple[str, str]:
+    reason = report["not_measured"].get(key, "no reason was recorded")
+    return "Not shown" if reason == REASON_WITHHELD else "Not measured", reason
+
+
+def _ceil_scientific(value: float) -> str:
+    exact = Decimal(repr(float(value)))
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), rounding=ROUND_CEILING)
+    return f"{rounded.scaleb(-rounded.adjusted()).normalize():f}e{rounded.adjusted()}"
 
 
 def _promise_tile(report: Mapping[str, Any]) -> dict[str, str]:
@@ -113,7 +131,7 @@ def _promise_tile(report: Mapping[str, Any]) -> dict[str, str]:
     best = format_bound(report["odds"]["best_guess_accuracy"])
     return {
         "label": "Promise",
-        "value": f"epsilon {format_epsilon(report['spent_epsilon'])}, delta {report['delta']:.3g}",
+        "value": f"epsilon {format_epsilon(report['spent_epsilon'])}, delta {format_delta(report['delta'])}",
         "reference": f"target {format_epsilon(report['target_epsilon'])}; a guess is right at most {best}, a coin 50%",
     }
 
@@ -122,16 +140,21 @@ def _usefulness_tile(report: Mapping[str, Any]) -> dict[str, str]:
     accuracy = report["accuracy"]
     names = (("public_only", "public data only"), ("real", "private data, without privacy"))
     beside = [f"{words} {format_percent(accuracy[n])}" for n, words in names if accuracy[n] is not None]
-    tile = {"label": "Usefulness", "reference": "; ".join(beside) or "no reference was measured"}
     if accuracy["synthetic"] is None:
-        return {**tile, "value": why_missing(report, "accuracy.synthetic")}
-    return {**tile, "value": f"{format_percent(accuracy['synthetic'])} accuracy"}
+        value, reason = _missing_parts(report, "accuracy.synthetic")
+        return {"label": "Usefulness", "value": value, "reference": "; ".join([reason, *beside])}
+    return {
+        "label": "Usefulness",
+        "value": f"{format_percent(accuracy['synthetic'])} accuracy",
+        "reference": "; ".join(beside) or "no reference was measured",
+    }
 
 
 def _copy_tile(report: Mapping[str, Any]) -> dict[str, str]:
     found = report["copy_check"]
     if found is None:
-        return {"label": "Copy check", "value": why_missing(report, "copy_check"), "reference": NO_PROOF}
+        value, reason = _missing_parts(report, "copy_check")
+        return {"label": "Copy check", "value": value, "reference": reason}
     closer = format_percent(found["share_closer_to_train"])
     return {
         "label": "Copy check",
@@ -148,5 +171,6 @@ def _images_tile(report: Mapping[str, Any]) -> dict[str, str]:
         per_image, full_run = format_number(calls["per_image"]), format_number(calls["full_run"])
         reference = f"{per_image} denoiser evaluations each; a full run {full_run}"
     if report["num_images"] is None:
-        return {"label": "Images made", "value": why_missing(report, "num_images"), "reference": reference}
+        value, reason = _missing_parts(report, "num_images")
+        return {"label": "Images made", "value": value, "reference": f"{reason}; {reference}"}
     return {"label": "Images made", "value": f"{report['num_images']:,}", "reference": reference}

@@ -31,9 +31,9 @@ def render_glyphs(
     distortion (Simard et al. 2003, "Best practices for convolutional neural networks"), from a generator
     addressed by (seed, class, index): image i of class c is the same however many are drawn.
 
-    Public knowledge only: the ranges are common sense about handwriting, and no private image was measured
-    to choose them; what is shared with the demo's digits is their published form (upright, light on dark,
-    scaled to fill the box).
+    Public knowledge only: the ranges are common sense about handwriting and are fitted to no private
+    image. What is shared with the demo's digits is their published form: upright, light on dark, scaled to
+    fill the box. Keep it so: a range tuned on private images would make these images private.
 
     Returns images (N, 1, image_size, image_size) uint8 and labels (N,) int32, class by class,
     N = len(characters) * num_per_class; label c is characters[c].

@@ -90,11 +90,14 @@ def _read_batch(
         labels = class_indices(batch["label"].to_pylist(), class_names=unit.class_names, where=unit.uri)
     read_image = image_reader(batch.schema.field("image"))
     for position, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        name = f"{unit.uri} row group {unit.row_group} row {row}"
         try:
             payload = read_image(batch["image"], position)
         except CorruptImageError as error:
             payload = error
-        yield f"{unit.uri} row group {unit.row_group} row {row}", payload, label
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        yield name, payload, label
 
 
 @contextlib.contextmanager

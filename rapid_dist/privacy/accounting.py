@@ -27,6 +27,8 @@ PRV_EPSILON_ERROR = 0.01
 _ADD_OR_REMOVE_ONE = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 _FULL_RESOLUTION_UP_TO_EPSILON = 32.0
 _MAX_PRV_POINTS = 2**25
+_LEAST_NOISE_MULTIPLIER = 1e-3  # below it epsilon is over 10^5 where it is not infinite: it is called infinite
+_MOST_NOISE_MULTIPLIER = 1e6  # above it accountants lose digits: more noise is counted as this much
 
 # (mechanism, sample_rate, noise_multiplier, num_steps): all of a charge that changes a number.
 _Key = tuple[tuple[str, float, float, int], ...]
@@ -115,7 +117,9 @@ def check_agreement(result: EpsilonResult) -> None:
 
 def _key(charges: Iterable[Charge]) -> _Key:
     merged = merge_charges(charges)
-    return tuple((c.mechanism, c.sample_rate, c.noise_multiplier, c.num_steps) for c in merged)
+    return tuple(
+        (c.mechanism, c.sample_rate, min(c.noise_multiplier, _MOST_NOISE_MULTIPLIER), c.num_steps) for c in merged
+    )
 
 
 def _checked_delta(delta: float) -> float:
@@ -165,6 +169,8 @@ def _epsilon_pld(key: _Key, delta: float, coarseness: int) -> float:
 def _epsilon_rdp(key: _Key, delta: float) -> float:
     if not key:
         return 0.0
+    if min(noise_multiplier for _, _, noise_multiplier, _ in key) < _LEAST_NOISE_MULTIPLIER:
+        return math.inf
     with _quiet_absl():
         accountant = _compose(rdp.RdpAccountant(neighboring_relation=_ADD_OR_REMOVE_ONE), key)
         return float(accountant.get_epsilon(delta))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from decimal import ROUND_CEILING, Decimal
 
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld, epsilon_rdp
 from rapid_dist.privacy.charges import Charge
 
-_MAX_NOISE_MULTIPLIER = 1e8
-_MIN_NOISE_MULTIPLIER = 1e-4
+_MAX_NOISE_MULTIPLIER = 1e6
+_MIN_NOISE_MULTIPLIER = 1e-3
 _COARSENESS = 10
 
 
@@ -61,12 +62,11 @@ def calibrate_noise_multiplier(
         return epsilon_pld(charges_at(noise_multiplier), delta, coarseness=_COARSENESS) <= target_epsilon
 
     def fits(noise_multiplier: float) -> bool:
-        return epsilon_pld(charges_at(noise_multiplier), delta) <= target_epsilon
+        return epsilon_pld(charges_at(_round_up(noise_multiplier)), delta) <= target_epsilon
 
     guess = _smallest_fitting(fits_by_rdp, guess=1.0, factor=2.0, tolerance=0.05)
     guess = _smallest_fitting(fits_coarsely, guess=guess, factor=1.1, tolerance=tolerance)
-    result = _smallest_fitting(fits, guess=guess, factor=1 + 2 * tolerance, tolerance=tolerance / 2)
-    result = _round_up(result)
+    result = _round_up(_smallest_fitting(fits, guess=guess, factor=1 + 2 * tolerance, tolerance=tolerance / 2))
     if not fits(result):
         raise SpecError(
             f"no noise_multiplier up to {_MAX_NOISE_MULTIPLIER:g} keeps {num_steps} steps at sample_rate"
@@ -76,9 +76,7 @@ def calibrate_noise_multiplier(
     return result
 
 
-def _smallest_fitting(
-    fits: Callable[[float], bool], *, guess: float, factor: float, tolerance: float
-) -> float:
+def _smallest_fitting(fits: Callable[[float], bool], *, guess: float, factor: float, tolerance: float) -> float:
     """A value that fits and is at most (1 + tolerance) times one that does not; the caller checks it.
 
     Goes from the guess by growing factors until the answer is between two values, then bisects their ratio.
@@ -101,5 +99,4 @@ def _smallest_fitting(
 
 
 def _round_up(value: float) -> float:
-    rounded = round(value, 4)
-    return rounded if rounded >= value else round(math.ceil(value * 1e4) / 1e4, 4)
+    return float(Decimal(value).quantize(Decimal("0.0001"), rounding=ROUND_CEILING))

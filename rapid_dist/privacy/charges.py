@@ -11,6 +11,7 @@ from typing import Any
 from rapid_dist.errors import SpecError
 
 MECHANISMS = ("poisson_gaussian", "gaussian")
+MAX_NUM_STEPS = 10**6  # as far as the accountants were tried; beyond, their time and memory explode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,8 @@ class Charge:
     """num_steps uses of one Gaussian mechanism under add-or-remove-one adjacency.
 
     mechanism: "poisson_gaussian" (each record joins a step with probability sample_rate, on its own) or
-    "gaussian" (every record joins; sample_rate is 1). noise_multiplier: noise stddev over L2 sensitivity.
+    "gaussian" (every record joins). sample_rate: 1 for gaussian; the default claims no amplification.
+    noise_multiplier: noise stddev over L2 sensitivity.
     purpose: what the mechanism computes, e.g. "training"; for people only, it changes no number.
 
     Guarantee: a charge holds public constants only, so it may be written down before the mechanism runs.
@@ -27,7 +29,7 @@ class Charge:
 
     mechanism: str
     noise_multiplier: float
-    sample_rate: float
+    sample_rate: float = 1.0
     num_steps: int
     purpose: str
 
@@ -47,8 +49,8 @@ class Charge:
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, numbers.Integral):
             raise SpecError(f"num_steps is {self.num_steps!r}; expected a whole number")
         object.__setattr__(self, "num_steps", int(self.num_steps))
-        if self.num_steps < 1:
-            raise SpecError(f"num_steps is {self.num_steps}; expected at least 1")
+        if not 1 <= self.num_steps <= MAX_NUM_STEPS:
+            raise SpecError(f"num_steps is {self.num_steps}; expected 1 to {MAX_NUM_STEPS}")
         if not isinstance(self.purpose, str) or not self.purpose:
             raise SpecError(f"purpose is {self.purpose!r}; expected a few words, e.g. 'training'")
 

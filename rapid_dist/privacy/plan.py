@@ -8,6 +8,7 @@ from rapid_dist.privacy.accounting import EpsilonResult, check_agreement, comput
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.noise import grid_for
+from rapid_dist.privacy.release import histogram_charge
 from rapid_dist.specs import PrivacySpec, RunSpec
 
 
@@ -52,7 +53,7 @@ class PrivacyPlan:
         )
 
     def votes_charge(self) -> Charge | None:
-        return None if self.votes_noise_multiplier is None else _votes_charge(self.votes_noise_multiplier)
+        return None if self.votes_noise_multiplier is None else histogram_charge(self.votes_noise_multiplier)
 
     def planned_charges(self) -> tuple[Charge, ...]:
         """Everything the run will charge if nothing goes wrong, spare steps not included."""
@@ -69,10 +70,6 @@ class PrivacyPlan:
         return asdict(self)
 
 
-def _votes_charge(noise_multiplier: float) -> Charge:
-    return Charge(mechanism="gaussian", noise_multiplier=noise_multiplier, num_steps=1, purpose="noisy class votes")
-
-
 def build_plan(spec: RunSpec) -> PrivacyPlan:
     """Calibrates the noise so that votes, all steps and the spare steps together cost at most the target.
 
@@ -85,7 +82,7 @@ def build_plan(spec: RunSpec) -> PrivacyPlan:
         delta=privacy.target_delta,
         sample_rate=privacy.sample_rate,
         num_steps=spec.training.steps + privacy.spare_steps,
-        other_charges=() if votes is None else (_votes_charge(votes),),
+        other_charges=() if votes is None else (histogram_charge(votes),),
     )
     return PrivacyPlan(
         target_epsilon=privacy.target_epsilon,

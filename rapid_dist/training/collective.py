@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import torch
+
+from rapid_dist import errors
+
+Value = TypeVar("Value")
 
 
 class Collective(Protocol):
@@ -58,3 +64,36 @@ class TorchCollective:
             payload.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         self._dist.broadcast(payload, src=0)
         return payload.cpu().numpy().tobytes()
+
+
+def agree(collective: Collective, fn: Callable[[], Value]) -> Value:
+    """Runs fn on every worker; when it fails with one of our errors on any of them, all raise one.
+
+    So no worker is left waiting in a sum for one that gave up.
+    """
+    failure: errors.RapidDistError | None = None
+    value: Any = None
+    try:
+        value = fn()
+    except errors.RapidDistError as error:
+        failure = error
+    failed = collective.sum(torch.tensor([0.0 if failure is None else 1.0]))
+    if failure is not None:
+        raise failure
+    if failed.item() > 0:
+        raise errors.InputError("another worker refused its part of the data; its own message says why")
+    return value
+
+
+def on_rank_zero(collective: Collective, fn: Callable[[], Any]) -> Any:
+    """Runs fn on rank 0 only and gives every worker its JSON-able result, or raises its error on every worker."""
+    answer = b""
+    if collective.rank == 0:
+        try:
+            answer = json.dumps({"value": fn()}).encode()
+        except errors.RapidDistError as error:
+            answer = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
+    plain = json.loads(collective.broadcast(answer))
+    if "error" in plain:
+        raise errors.error_named(plain["error"], plain["message"])
+    return plain["value"]

@@ -18,7 +18,7 @@ from rapid_dist.privacy.ledger import Ledger
 from rapid_dist.privacy.noise import add_noise_on_grid, draw_gaussian
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import ScheduleSpec, TrainingSpec
-from rapid_dist.training.collective import Collective
+from rapid_dist.training.collective import Collective, on_rank_zero
 from rapid_dist.training.private_batch import PrivatePartition, make_private_batch
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
@@ -77,13 +77,15 @@ def _charge_block(
     attempt: PrivateAttempt, plan: PrivacyPlan, training: TrainingSpec, step: int, collective: Collective
 ) -> int:
     """Charges the next block of steps durably and returns how many steps it pays for; 0 when nothing fits."""
-    paid = 0
-    if attempt.ledger is not None:
+
+    def charge() -> int:
         wanted = min(training.checkpoint_every, training.steps - step)
         paid = attempt.ledger.affordable_steps(plan.training_charge(1), wanted)
         if paid > 0:
             attempt.ledger.charge(plan.training_charge(paid), attempt=attempt.number, first_step=step)
-    return int.from_bytes(collective.broadcast(paid.to_bytes(8, "little")), "little")
+        return paid
+
+    return on_rank_zero(collective, charge)
 
 
 def train_privately(

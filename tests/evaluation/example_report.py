@@ -13,7 +13,7 @@ from rapid_dist.evaluation.report_data import DenoiserEvaluations, Promise, buil
 
 def make_accuracy(accuracy: float, num_examples: int = 10_000) -> AccuracyResult:
     low, high = wilson_interval(accuracy * num_examples, num_examples)
-    per_class = tuple(accuracy + 0.002 * (k - 4.5) for k in range(10))
+    per_class = tuple(min(1.0, accuracy + 0.002 * (k - 4.5)) for k in range(10))
     return AccuracyResult(
         accuracy=accuracy, per_class=per_class, num_examples=num_examples, interval_low=low, interval_high=high
     )

@@ -1,0 +1,88 @@
+"""A resumable map over the parts of a stage with Ray Data: finished parts are skipped, errors come back as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rapid_dist import errors
+from rapid_dist.artifacts.parts import FinishedParts
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.telemetry import Progress
+
+# Below a whole CPU each, so that Ray Data's own tasks always find room beside a pool of actors.
+ACTOR_CPUS = 0.5
+
+
+class _Guarded:
+    """Calls the part function in a worker and marks the part finished; our errors become a value, bugs fly."""
+
+    def __init__(self, make_fn: Callable[..., Callable[[int], dict[str, Any]]], arguments: tuple[Any, ...], parts):
+        self._parts: FinishedParts = parts
+        self._failure: dict[str, Any] | None = None
+        try:
+            self._fn = make_fn(*arguments)
+        except errors.RapidDistError as error:
+            self._failure = _as_value(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        import json
+
+        index = int(row["id"])
+        answer = self._failure
+        if answer is None:
+            try:
+                answer = self._fn(index)
+                self._parts.add(index, answer)
+            except errors.RapidDistError as error:
+                answer = _as_value(error)
+        return {"part": index, "answer": json.dumps(answer)}
+
+
+def _as_value(error: errors.RapidDistError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def map_parts(
+    make_fn: Callable[..., Callable[[int], dict[str, Any]]],
+    arguments: tuple[Any, ...],
+    num_parts: int,
+    *,
+    store: Store,
+    name: str,
+    num_actors: int,
+) -> list[dict[str, Any]]:
+    """Results of fn(0) .. fn(num_parts - 1) in order, where fn = make_fn(*arguments) is made once an actor.
+
+    fn writes its part's files and returns a JSON-able result. Parts that an earlier call finished are not redone.
+    Raises the error of the lowest part that failed with one of ours.
+    """
+    import json
+
+    import ray.data
+
+    finished = FinishedParts(store, name)
+    results = {i: r for i, r in finished.load().items() if i < num_parts}
+    missing = [i for i in range(num_parts) if i not in results]
+    if missing:
+        progress = Progress(name, num_parts, first=len(results))
+        dataset = ray.data.from_items([{"id": i} for i in missing], override_num_blocks=len(missing))
+        pool = ray.data.ActorPoolStrategy(size=min(num_actors, len(missing)))
+        mapped = dataset.map(
+            _Guarded,
+            fn_constructor_args=(make_fn, arguments, finished),
+            compute=pool,
+            num_cpus=ACTOR_CPUS,
+        )
+        failures: dict[int, dict[str, Any]] = {}
+        for row in mapped.iter_rows():
+            answer = json.loads(row["answer"])
+            if "error" in answer:
+                failures[row["part"]] = answer
+            else:
+                results[row["part"]] = answer
+                progress.update(len(results))
+        if failures:
+            first = failures[min(failures)]
+            raise errors.error_named(first["error"], first["message"])
+    return [results[i] for i in range(num_parts)]

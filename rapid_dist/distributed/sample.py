@@ -1,0 +1,141 @@
+"""The sample stages: batches of synthetic images in parallel, private ones and public-only ones for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rapid_dist.artifacts.images import ImageTable, write_images
+from rapid_dist.artifacts.knowledge_base import open_knowledge_base
+from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, read_file
+from rapid_dist.artifacts.models import load_into, open_public_models, read_weights
+from rapid_dist.artifacts.parts import FinishedParts
+from rapid_dist.artifacts.prototypes import prototype_label_shares
+from rapid_dist.artifacts.stage import StageFolder
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.artifacts.tables import table_arrays
+from rapid_dist.distributed.knowledge_base import BUILD
+from rapid_dist.distributed.mapping import map_parts
+from rapid_dist.distributed.pretrain import PRETRAIN
+from rapid_dist.distributed.session import available_cpus
+from rapid_dist.distributed.train import TRAIN, VOTES, WEIGHTS
+from rapid_dist.sampling.images import evaluations_per_image, sample_private, sample_public_only
+from rapid_dist.sampling.labels import sample_labels
+from rapid_dist.sampling.starts import VotedPrototypes
+from rapid_dist.specs import RunSpec
+
+SAMPLE = "sample"
+SAMPLE_PUBLIC = "sample_public_only"
+
+
+def run_sample(spec: RunSpec, pretrain: Store, knowledge_base: Store | None, train: Store, out: Store) -> Manifest:
+    """Draws sampling.num_samples images from the private model; class dp, with the training's privacy statement."""
+    trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
+    inputs = {"train": trained.digest, "pretrain": _digest(pretrain, PRETRAIN)}
+    if spec.schedule.uses_retrieval:
+        inputs["knowledge_base"] = _digest(knowledge_base, BUILD)
+    folder = StageFolder(out, stage=SAMPLE, spec=_sections(spec), inputs=inputs)
+    if folder.finished is not None:
+        return folder.finished
+    files = _map_batches(_make_private_sampler, (spec, pretrain, knowledge_base, train, out), spec, out, SAMPLE)
+    facts = {"evaluations": evaluations_per_image(spec), "statement": trained.facts["statement"]}
+    manifest = folder.finish(
+        privacy_class="dp", files=files, facts=facts, not_private_reasons=trained.not_private_reasons
+    )
+    FinishedParts(out, SAMPLE).clear()
+    return manifest
+
+
+def run_sample_public_only(spec: RunSpec, pretrain: Store, out: Store) -> Manifest:
+    """Draws as many images from the public model alone; class public, epsilon 0."""
+    folder = StageFolder(
+        out, stage=SAMPLE_PUBLIC, spec=_sections(spec), inputs={"pretrain": _digest(pretrain, PRETRAIN)}
+    )
+    if folder.finished is not None:
+        return folder.finished
+    files = _map_batches(_make_public_sampler, (spec, pretrain, out), spec, out, SAMPLE_PUBLIC)
+    manifest = folder.finish(privacy_class="public", files=files)
+    FinishedParts(out, SAMPLE_PUBLIC).clear()
+    return manifest
+
+
+def _digest(store: Store, stage: str) -> str:
+    return open_artifact(store, stage=stage, privacy_classes=("public",)).digest
+
+
+def _sections(spec: RunSpec) -> dict[str, Any]:
+    label_map = {str(k): v for k, v in spec.knowledge_base.label_map.items()}
+    return {
+        **spec.sections("sampling", "schedule"),
+        "num_classes": spec.data.num_classes,
+        "label_map": label_map,
+    }
+
+
+def _map_batches(make_fn: Callable, arguments: tuple, spec: RunSpec, out: Store, name: str) -> list[FileEntry]:
+    num_parts = -(-spec.sampling.num_samples // spec.sampling.batch_size)
+    results = map_parts(make_fn, arguments, num_parts, store=out, name=name, num_actors=available_cpus())
+    return [FileEntry(**r["file"]) for r in results]
+
+
+def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+    """A part function that draws one batch of sample indices and writes it."""
+    sampling = spec.sampling
+    labels = sample_labels(sampling.num_samples, spec.data.num_classes, sampling.class_proportions, sampling.seed)
+
+    def sample(part: int) -> dict[str, Any]:
+        index = np.arange(part * sampling.batch_size, min((part + 1) * sampling.batch_size, sampling.num_samples))
+        label = labels[index]
+        table = ImageTable(example_id=index, image=draw(index, label), label=label.astype(np.int32))
+        return {"file": asdict(write_images(out, f"parts/part-{part:05d}.parquet", table))}
+
+    return sample
+
+
+def _make_private_sampler(
+    spec: RunSpec, pretrain: Store, knowledge_base: Store | None, train: Store, out: Store
+) -> Callable[[int], dict[str, Any]]:
+    from rapid_dist.diffusion.denoisers import build_denoiser
+    from rapid_dist.seeding import make_generator
+    from rapid_dist.training.class_start import vote_shares
+
+    device = spec.runtime.device
+    models = open_public_models(spec, pretrain, open_artifact(pretrain, stage=PRETRAIN), device=device)
+    trained = open_artifact(train, stage=TRAIN)
+    denoiser = build_denoiser(
+        spec.denoiser,
+        latent_shape=models.latent_shape,
+        num_conditions=spec.data.num_classes,
+        generator=make_generator(0, "shape"),
+    ).to(device)
+    load_into(denoiser, read_weights(train, trained, WEIGHTS), where=f"{train.uri}/{WEIGHTS}")
+    denoiser.eval().requires_grad_(False)
+    search, voted = None, None
+    if spec.schedule.uses_retrieval:
+        base = open_artifact(knowledge_base, stage=BUILD)
+        search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
+        if spec.sampling.starts == "votes":
+            entry = next(f for f in trained.files if f.path == VOTES)
+            noisy = table_arrays(read_file(train, entry), where=entry.path)["noisy_votes"]
+            voted = VotedPrototypes(
+                shares=vote_shares(noisy, spec.privacy.votes_noise_multiplier),
+                labels=prototype_label_shares(search, base.facts["num_prototypes"], models.num_public_classes),
+            )
+
+    def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return sample_private(spec, models, denoiser, search, voted, index, label, device=device)
+
+    return _batch_writer(spec, out, draw)
+
+
+def _make_public_sampler(spec: RunSpec, pretrain: Store, out: Store) -> Callable[[int], dict[str, Any]]:
+    device = spec.runtime.device
+    models = open_public_models(spec, pretrain, open_artifact(pretrain, stage=PRETRAIN), device=device)
+
+    def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return sample_public_only(spec, models, index, label, device=device)
+
+    return _batch_writer(spec, out, draw)

@@ -1,0 +1,181 @@
+"""The train stage: DP-SGD on the late timesteps over a Ray Train worker group, paid for in the ledger first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rapid_dist.artifacts.images import INGEST
+from rapid_dist.artifacts.manifest import FileEntry, Manifest, file_entry, open_artifact
+from rapid_dist.artifacts.models import save_weights
+from rapid_dist.artifacts.stage import StageFolder
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.distributed.knowledge_base import BUILD
+from rapid_dist.distributed.pretrain import PRETRAIN
+from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
+from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.release import count_votes, noise_histogram
+from rapid_dist.privacy.statement import build_statement, not_private_reasons
+from rapid_dist.specs import RunSpec
+from rapid_dist.telemetry import Progress, say
+from rapid_dist.training.collective import Collective, agree, on_rank_zero
+from rapid_dist.training.private_inputs import PrivateInputs, load_private_inputs, start_model
+from rapid_dist.training.private_loop import PrivateAttempt, train_privately
+from rapid_dist.training.state import CheckpointFolder, TrainState
+
+TRAIN = "train"
+VOTES = "votes.parquet"
+WEIGHTS = "denoiser.safetensors"
+
+
+def run_train(
+    spec: RunSpec, images: Store, pretrain: Store, knowledge_base: Store | None, ledger: Store, out: Store
+) -> Manifest:
+    """Trains the private denoiser and writes its averaged weights; the ledger lies outside this folder.
+
+    A second call with the same arguments resumes from the newest checkpoint as a new attempt, which the ledger
+    counts. Training that the budget stops early says so and still finishes.
+    """
+    inputs = {
+        "private": open_artifact(images, stage=INGEST, privacy_classes=("private",)).digest,
+        "pretrain": open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",)).digest,
+    }
+    if spec.schedule.uses_retrieval:
+        inputs["knowledge_base"] = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",)).digest
+    sections = {
+        **spec.sections("denoiser", "schedule", "privacy", "training"),
+        "num_classes": spec.data.num_classes,
+        "label_map": {str(k): v for k, v in spec.knowledge_base.label_map.items()},
+    }
+    folder = StageFolder(out, stage=TRAIN, spec=sections, inputs=inputs)
+    if folder.finished is not None:
+        return folder.finished
+    plan = build_plan(spec)
+    plan.planned_epsilon()
+    answer = run_workers(
+        _train_private_model,
+        {
+            "spec": spec,
+            "plan": plan,
+            "images": images,
+            "pretrain": pretrain,
+            "knowledge_base": knowledge_base,
+            "ledger": ledger,
+            "out": out,
+        },
+        runtime=spec.runtime,
+        name=TRAIN,
+    )
+    paid = read_ledger(ledger)
+    if not answer["completed"]:
+        say(
+            f"train      stopped at step {answer['step']} of {spec.training.steps}: the next step would exceed "
+            f"epsilon {plan.target_epsilon:g} (restarts used up the spare steps)"
+        )
+    statement = build_statement(plan, paid)
+    return folder.finish(
+        privacy_class="dp",
+        files=[FileEntry(**f) for f in answer["files"]],
+        facts={
+            "steps": answer["step"],
+            "completed": answer["completed"],
+            "attempts": len(paid.attempts),
+            "noise_multiplier": plan.noise_multiplier,
+            "statement": statement,
+        },
+        not_private_reasons=not_private_reasons(plan),
+    )
+
+
+def _open_attempt(spec: RunSpec, plan: PrivacyPlan, store: Store, collective: Collective) -> PrivateAttempt:
+    """A new attempt with a fresh key: rank 0 writes it into the ledger, the key travels in memory only."""
+    paid: dict[str, Ledger] = {}
+
+    def begin() -> int:
+        ledger = paid["ledger"] = open_ledger(
+            store,
+            target_epsilon=plan.target_epsilon,
+            target_delta=plan.target_delta,
+            neighboring_relation=plan.neighboring_relation,
+            unit=plan.unit,
+        )
+        return ledger.begin_attempt(plan.to_plain())
+
+    number = on_rank_zero(collective, begin)
+    fixed = spec.privacy.debug_fixed_key
+    key = RunKey.fresh() if fixed is None else RunKey.fixed_for_debugging(fixed)
+    key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
+    return PrivateAttempt(number=number, key=key, ledger=paid.get("ledger"))
+
+
+def _release_votes(
+    inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
+) -> np.ndarray | None:
+    """Noisy votes (classes, prototypes): the release of an earlier attempt when it is there, else a charged one."""
+    charge = plan.votes_charge()
+    if charge is None:
+        return None
+    if not on_rank_zero(collective, lambda: out.exists(VOTES)):
+        import torch
+
+        shape = (spec.data.num_classes, inputs.num_prototypes)
+        counts = count_votes(inputs.partition.label.numpy(), inputs.prototype, shape)
+        total = collective.sum(torch.from_numpy(counts.astype(np.float64)).to(inputs.device)).cpu().numpy()
+
+        def pay_then_release() -> None:
+            attempt.ledger.charge(charge, attempt=attempt.number)
+            noisy = noise_histogram(total, key=attempt.key, attempt=attempt.number, charge=charge)
+            out.write_bytes(VOTES, table_bytes({"noisy_votes": noisy}))
+
+        on_rank_zero(collective, pay_then_release)
+    return table_arrays(out.read_bytes(VOTES), where=f"{out.uri}/{VOTES}")["noisy_votes"]
+
+
+def _train_private_model(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
+    spec, plan, out, device = (arguments[k] for k in ("spec", "plan", "out", "device"))
+    attempt = _open_attempt(spec, plan, arguments["ledger"], collective)
+    inputs = agree(
+        collective,
+        lambda: load_private_inputs(
+            spec,
+            images=arguments["images"],
+            pretrain=arguments["pretrain"],
+            knowledge_base=arguments["knowledge_base"],
+            collective=collective,
+            device=device,
+        ),
+    )
+    votes = _release_votes(inputs, spec, plan, attempt, collective, out)
+    model = start_model(spec, inputs, votes).to(device)
+    state = TrainState(model, learning_rate=spec.training.learning_rate, ema_decay=spec.training.ema_decay)
+    checkpoints = CheckpointFolder(out.child("checkpoints"))
+    saved = agree(collective, checkpoints.latest)
+    if saved is not None:
+        agree(collective, lambda: state.load_bytes(saved))
+    progress = Progress(TRAIN, spec.training.steps, first=state.step, say_fn=arguments["say"])
+    completed = train_privately(
+        state,
+        inputs.partition,
+        plan=plan,
+        attempt=attempt,
+        training=spec.training,
+        schedule=spec.schedule,
+        alphas_cumprod=inputs.models.alphas_cumprod,
+        num_conditions=spec.data.num_classes,
+        collective=collective,
+        checkpoints=checkpoints,
+        max_physical_batch_size=spec.runtime.max_physical_batch_size,
+        device=device,
+        on_step=progress.update if collective.rank == 0 else lambda step: None,
+    )
+    if collective.rank > 0:
+        return {}
+    files = [asdict(save_weights(out, WEIGHTS, state.averaged_weights()))]
+    if votes is not None:
+        files.append(asdict(file_entry(VOTES, out.read_bytes(VOTES), rows=len(votes))))
+    return {"files": files, "step": state.step, "completed": completed}

@@ -1,0 +1,85 @@
+"""One Ray Train fit: a function run on every worker of a gloo or nccl group, our errors carried back as values."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from rapid_dist import errors
+from rapid_dist.distributed.progress import relayed_lines
+from rapid_dist.distributed.session import available_cpus
+from rapid_dist.specs import RuntimeSpec
+from rapid_dist.training.collective import Collective, TorchCollective
+
+
+def run_workers(
+    fn: Callable[[Collective, dict[str, Any]], dict[str, Any]],
+    arguments: dict[str, Any],
+    *,
+    runtime: RuntimeSpec,
+    name: str,
+) -> dict[str, Any]:
+    """Runs fn(collective, arguments) on runtime.num_workers workers and returns what rank 0 returned.
+
+    A worker that dies takes the group with it and Ray Train starts a new group, at most runtime.max_failures times;
+    arguments also get `say`, which prints on the driver, and `device`. fn must resume by itself. An error of ours is raised by every worker alike, is not retried, and is raised here.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    uses_gpu = runtime.device.startswith("cuda")
+    cpus = max(1, available_cpus() // runtime.num_workers)
+    with tempfile.TemporaryDirectory(prefix="rapid-dist-train-") as scratch, relayed_lines() as say_fn:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "fn": fn,
+                "arguments": {**arguments, "say": say_fn},
+                "threads": cpus,
+                "device": runtime.device,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=runtime.num_workers, use_gpu=uses_gpu, resources_per_worker={"CPU": cpus}
+            ),
+            run_config=RunConfig(
+                # A fresh name: Ray Train would otherwise take the run for a continuation of its own.
+                name=f"{name}-{secrets.token_hex(4)}",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=runtime.max_failures),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise errors.RapidDistError(
+                f"{name}: workers failed more than {runtime.max_failures} times; the last reason was "
+                f"{_last_line(error)}; run the same line again to resume"
+            ) from error
+    answer = result.return_value
+    if "error" in answer:
+        raise errors.error_named(answer["error"], answer["message"])
+    return answer
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(config["threads"])
+    device = config["device"]
+    if device.startswith("cuda"):
+        from ray.train.torch import get_device
+
+        device = str(get_device())
+    collective = TorchCollective(device)
+    try:
+        return config["fn"](collective, {**config["arguments"], "device": device})
+    except errors.RapidDistError as error:
+        return {"error": type(error).__name__, "message": str(error)}

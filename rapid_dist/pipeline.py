@@ -1,0 +1,224 @@
+"""The stages of a run in order, each a library call that skips what is already there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rapid_dist import layout
+from rapid_dist.artifacts.manifest import Manifest, open_artifact, read_manifest
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.errors import ArtifactError
+from rapid_dist.specs import RunSpec, parse_spec
+from rapid_dist.specs.parsing import differing_keys
+from rapid_dist.telemetry import format_seconds, say
+
+STAGES = ("ingest", "pretrain", "build-kb", "train", "sample", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """A finished stage: its manifest's folder, how long it took in all, and whether this call had anything to do."""
+
+    stage: str
+    uri: str
+    seconds: float
+    skipped: bool
+
+
+class Run:
+    """One run's folder: `Run(spec, out).stage("train")` does that stage; earlier ones must be finished."""
+
+    def __init__(self, spec: RunSpec, out: Store):
+        self.spec, self.out = spec, out
+
+    def store(self, relative: str) -> Store:
+        return self.out.child(relative)
+
+    def save_spec(self) -> None:
+        """Saves the resolved spec before anything runs. Raises ArtifactError for a folder of another spec."""
+        if self.out.exists(layout.SPEC):
+            saved = parse_spec(self.out.read_bytes(layout.SPEC).decode(), source=f"{self.out.uri}/{layout.SPEC}")
+            if saved.digest != self.spec.digest:
+                changes = differing_keys(saved.meaning(), self.spec.meaning())
+                raise ArtifactError(
+                    f"{self.out.uri} holds a run of another spec ({'; '.join(changes[:3])}"
+                    f"{' and more' if len(changes) > 3 else ''}); use another --out folder, or the first spec"
+                )
+        else:
+            self.out.write_bytes(layout.SPEC, self.spec.to_yaml().encode())
+
+    def run_stages(self, stages: tuple[str, ...] = STAGES) -> list[StageResult]:
+        """Runs the named stages in order within one Ray session; finished ones are skipped and say so."""
+        from rapid_dist.distributed.session import ray_session
+
+        self.save_spec()
+        with ray_session(self.spec.runtime):
+            return [result for name in stages for result in _STAGES[name](self)]
+
+    def report(self) -> dict[str, Any]:
+        """The report of a finished run."""
+        return open_artifact(self.store(layout.EVALUATION), stage="evaluate").facts["report"]
+
+    def _dataset(self, source: str, folder: str) -> Store:
+        """Where a dataset lies: ingested beforehand by the user, or in this run's folder."""
+        given = Store(source)
+        return given if given.exists("manifest.json") else self.store(folder)
+
+    @property
+    def public(self) -> Store:
+        return self._dataset(self.spec.data.public, layout.PUBLIC_IMAGES)
+
+    @property
+    def private(self) -> Store:
+        return self._dataset(self.spec.data.private, layout.PRIVATE_IMAGES)
+
+    @property
+    def test(self) -> Store | None:
+        return None if self.spec.data.test is None else self._dataset(self.spec.data.test, layout.TEST_IMAGES)
+
+    @property
+    def knowledge_base(self) -> Store | None:
+        return self.store(layout.KNOWLEDGE_BASE) if self.spec.schedule.uses_retrieval else None
+
+
+@contextmanager
+def _told(name: str, store: Store, results: list[StageResult]) -> Iterator[None]:
+    """Says that a stage begins or is skipped, and keeps its result."""
+    skipped = read_manifest(store) is not None
+    if not skipped:
+        say(f"{name:<10} begins")
+    started = time.monotonic()
+    yield
+    manifest: Manifest = read_manifest(store)
+    seconds = manifest.seconds
+    if skipped:
+        say(f"{name:<10} skipped: {store.uri} already matches its inputs and spec")
+    else:
+        seconds = time.monotonic() - started
+        say(f"{name:<10} done in {format_seconds(seconds)}: {store.uri}")
+    results.append(StageResult(stage=name, uri=store.uri, seconds=round(manifest.seconds, 1), skipped=skipped))
+
+
+def _ingest(run: Run) -> list[StageResult]:
+    from rapid_dist.distributed.ingest import run_ingest
+
+    data, results = run.spec.data, []
+    shape = {"image_size": data.image_size, "num_channels": data.num_channels, "skip_corrupt": data.skip_corrupt}
+    private = {**shape, "privacy_class": "private", "class_names": data.class_names, "num_classes": data.num_classes}
+    public = {**shape, "privacy_class": "public", "class_names": data.public_class_names}
+    jobs = [
+        ("public", data.public, run.public, public),
+        ("private", data.private, run.private, {**private, "drop_equal_to": run.public}),
+    ]
+    if data.test is not None:
+        jobs.append(("test", data.test, run.test, private))
+    for name, source, store, arguments in jobs:
+        with _told(f"ingest {name}"[:10], store, results):
+            if Store(source).uri == store.uri:
+                open_artifact(store, stage="ingest", privacy_classes=_classes_for(name))
+            else:
+                run_ingest(source, store, **arguments)
+    return results
+
+
+def _classes_for(name: str) -> tuple[str, ...]:
+    return {"public": ("public",), "private": ("private",)}.get(name, ("public", "private"))
+
+
+def _pretrain(run: Run) -> list[StageResult]:
+    from rapid_dist.distributed.pretrain import run_pretrain
+
+    results: list[StageResult] = []
+    store = run.store(layout.PRETRAIN)
+    with _told("pretrain", store, results):
+        run_pretrain(run.spec, run.public, store)
+    return results
+
+
+def _build_knowledge_base(run: Run) -> list[StageResult]:
+    from rapid_dist.distributed.knowledge_base import run_build_knowledge_base
+
+    results: list[StageResult] = []
+    if run.knowledge_base is None:
+        say("build-kb   not needed: split_step equals num_train_timesteps, so nothing is retrieved")
+        return results
+    with _told("build-kb", run.knowledge_base, results):
+        run_build_knowledge_base(run.spec, run.public, run.store(layout.PRETRAIN), run.knowledge_base)
+    return results
+
+
+def _train(run: Run) -> list[StageResult]:
+    from rapid_dist.distributed.train import run_train
+
+    results: list[StageResult] = []
+    store = run.store(layout.TRAIN)
+    with _told("train", store, results):
+        run_train(
+            run.spec,
+            run.private,
+            run.store(layout.PRETRAIN),
+            run.knowledge_base,
+            run.store(layout.LEDGER),
+            store,
+        )
+    return results
+
+
+def _sample(run: Run) -> list[StageResult]:
+    from rapid_dist.distributed.sample import run_sample, run_sample_public_only
+
+    results: list[StageResult] = []
+    pretrain, samples, public = (run.store(f) for f in (layout.PRETRAIN, layout.SAMPLES, layout.PUBLIC_SAMPLES))
+    with _told("sample", samples, results):
+        run_sample(run.spec, pretrain, run.knowledge_base, run.store(layout.TRAIN), samples)
+    with _told("sample pub", public, results):
+        run_sample_public_only(run.spec, pretrain, public)
+    return results
+
+
+def _evaluate(run: Run) -> list[StageResult]:
+    from rapid_dist.distributed.evaluate import run_evaluate
+
+    results: list[StageResult] = []
+    store = run.store(layout.EVALUATION)
+    with _told("evaluate", store, results):
+        run_evaluate(
+            run.spec,
+            samples=run.store(layout.SAMPLES),
+            public_samples=run.store(layout.PUBLIC_SAMPLES),
+            private=run.private,
+            public=run.public,
+            test=run.test,
+            out=store,
+            stage_seconds=_stage_seconds(run),
+        )
+    return results
+
+
+def _stage_seconds(run: Run) -> dict[str, float]:
+    """Seconds of the stages finished so far, from their manifests."""
+    places = {
+        "ingest public": run.public,
+        "ingest private": run.private,
+        "pretrain": run.store(layout.PRETRAIN),
+        "build-kb": run.knowledge_base,
+        "train": run.store(layout.TRAIN),
+        "sample": run.store(layout.SAMPLES),
+        "sample public-only": run.store(layout.PUBLIC_SAMPLES),
+    }
+    manifests = {name: read_manifest(store) for name, store in places.items() if store is not None}
+    return {name: round(m.seconds, 1) for name, m in manifests.items() if m is not None}
+
+
+_STAGES: dict[str, Callable[[Run], list[StageResult]]] = {
+    "ingest": _ingest,
+    "pretrain": _pretrain,
+    "build-kb": _build_knowledge_base,
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+}

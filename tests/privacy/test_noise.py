@@ -1,0 +1,168 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest, norm
+
+from rapid_dist.errors import PrivacyError, SpecError
+from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.privacy.noise import add_noise_on_grid, draw_gaussian, grid_for
+
+KEY = RunKey.fixed_for_debugging(5)
+SIGMA = 3.0
+
+
+def draw(first=0, num=30_000, *, step=1, attempt=1, role="noise", key=KEY, stddev=SIGMA) -> np.ndarray:
+    return draw_gaussian(
+        key, role=role, attempt=attempt, step=step, first_coordinate=first, num_coordinates=num, stddev=stddev
+    ).numpy()
+
+
+WHOLE = draw()
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=st.integers(0, 29_999), num=st.integers(0, 30_000))
+def test_a_slice_drawn_alone_equals_the_slice_of_the_whole(first, num):
+    num = min(num, 30_000 - first)
+    assert np.array_equal(draw(first, num), WHOLE[first : first + num])
+
+
+def test_shards_of_any_number_of_workers_make_the_same_vector():
+    for num_workers in (1, 2, 3, 7):
+        bounds = [30_000 * r // num_workers for r in range(num_workers + 1)]
+        parts = [draw(a, b - a) for a, b in itertools.pairwise(bounds)]
+        assert np.array_equal(np.concatenate(parts), WHOLE)
+
+
+def test_the_number_of_threads_does_not_change_the_noise():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert np.array_equal(draw(), WHOLE)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_noise_is_gaussian_with_the_right_scale_and_no_other():
+    values = draw(num=200_000)
+    assert kstest(values, norm(scale=SIGMA).cdf).pvalue > 1e-3
+    for wrong in (0.97, 1.03):
+        assert kstest(values, norm(scale=wrong * SIGMA).cdf).pvalue < 1e-6
+
+
+def test_moments_and_tails_are_those_of_a_gaussian():
+    z = draw(num=400_000) / SIGMA
+    n = z.size
+    assert abs(z.mean()) * np.sqrt(n) < 4
+    assert abs((z**2).mean() - 1) < 4 * np.sqrt(2 / n)
+    assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / n)
+    for bound in (2.0, 3.0, 4.0):
+        expected = 2 * norm.sf(bound) * n
+        assert abs((np.abs(z) > bound).sum() - expected) < 4 * np.sqrt(expected)
+
+
+def test_noise_is_uncorrelated_across_coordinates_steps_attempts_roles_and_keys():
+    same_window = WHOLE[: 3 * 8192].reshape(3, 2, 4096)
+    pairs = {
+        "neighbours": (WHOLE[:-1], WHOLE[1:]),
+        "the two halves of a window": (same_window[:, 0].ravel(), same_window[:, 1].ravel()),
+        "windows": (WHOLE[:8192], WHOLE[8192:16384]),
+        "steps": (WHOLE, draw(step=2)),
+        "attempts": (WHOLE, draw(attempt=2)),
+        "roles": (WHOLE, draw(role="histogram")),
+        "keys": (WHOLE, draw(key=RunKey.fixed_for_debugging(6))),
+    }
+    for name, (a, b) in pairs.items():
+        for x, y in ((a, b), (a**2, b**2)):
+            z = np.corrcoef(x, y)[0, 1] * np.sqrt(x.size)
+            assert abs(z) < 4, name
+
+
+def test_no_value_repeats_across_coordinates_steps_and_attempts():
+    values = np.concatenate([draw(step=s, attempt=a) for s in (1, 2, 3) for a in (1, 2)])
+    assert np.unique(values).size == values.size
+
+
+def test_the_variance_of_a_sum_over_steps_adds_up():
+    """Equal noise in two steps would give four times the variance, opposite noise none."""
+    summed = sum(draw(step=s) for s in range(8))
+    assert abs(summed.var() / (8 * SIGMA**2) - 1) < 4 * np.sqrt(2 / summed.size)
+
+
+def test_values_are_finite_float64_tensors():
+    noise = draw_gaussian(KEY, attempt=1, step=1, first_coordinate=0, num_coordinates=10, stddev=1e-3)
+    assert noise.dtype == torch.float64
+    assert noise.shape == (10,)
+    assert torch.isfinite(noise).all()
+
+
+def test_a_uniform_of_zero_bits_gives_a_finite_value(monkeypatch):
+    for byte in (b"\x00", b"\xff"):
+        monkeypatch.setattr("rapid_dist.privacy.noise.stream_bytes", lambda *a, num_bytes, b=byte, **k: b * num_bytes)
+        assert np.isfinite(draw(num=8192)).all()
+
+
+@pytest.mark.parametrize("stddev", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_would_not_hide_anything_is_refused(stddev):
+    with pytest.raises(SpecError):
+        draw(num=1, stddev=stddev)
+
+
+def test_negative_coordinates_are_refused():
+    with pytest.raises(SpecError):
+        draw(first=-1, num=1)
+
+
+@given(max_grad_norm=st.floats(1e-6, 1e6))
+def test_the_grid_is_a_power_of_two_just_below_a_millionth_of_the_clip(max_grad_norm):
+    grid = grid_for(max_grad_norm)
+    assert np.frexp(grid)[0] == 0.5
+    assert grid <= max_grad_norm * 2.0**-20 < 2 * grid
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_clip_that_is_no_positive_number_has_no_grid(max_grad_norm):
+    with pytest.raises(SpecError):
+        grid_for(max_grad_norm)
+
+
+def test_the_noisy_sum_lies_on_the_grid_and_next_to_the_exact_one():
+    grid = grid_for(0.7)
+    total, noise = torch.linspace(-5, 5, 30_000, dtype=torch.float64), torch.from_numpy(WHOLE)
+    noisy = add_noise_on_grid(total, noise, grid)
+    assert torch.equal((noisy / grid).round(), noisy / grid)
+    assert (noisy - (total + noise)).abs().max() <= grid / 2
+
+
+def test_rounding_happens_after_adding():
+    noisy = add_noise_on_grid(np.array([0.4]), np.array([0.4]), 1.0)
+    assert noisy.tolist() == [1.0]  # rounding either one first would give 0
+
+
+def test_inputs_are_left_alone_and_low_precision_sums_are_widened():
+    total, noise = torch.ones(4, dtype=torch.float32), torch.full((4,), 0.3, dtype=torch.float64)
+    noisy = add_noise_on_grid(total, noise, 2.0**-20)
+    assert noisy.dtype == torch.float64
+    assert torch.equal(total, torch.ones(4))
+    assert torch.equal(noise, torch.full((4,), 0.3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_sum_that_is_not_finite_is_never_released(bad):
+    with pytest.raises(PrivacyError):
+        add_noise_on_grid(np.array([bad, 0.0]), np.zeros(2), 1.0)
+
+
+def test_noise_of_another_shape_is_refused():
+    with pytest.raises(PrivacyError):
+        add_noise_on_grid(np.zeros(3), np.zeros(1), 1.0)
+
+
+@pytest.mark.parametrize("grid", [0.0, 0.3, -1.0, float("nan"), float("inf")])
+def test_a_grid_that_is_no_power_of_two_is_refused(grid):
+    with pytest.raises(SpecError):
+        add_noise_on_grid(np.zeros(1), np.zeros(1), grid)
