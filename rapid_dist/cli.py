@@ -182,7 +182,8 @@ def _print_plan(spec: Any, as_json: bool) -> None:
     click.echo(spec.to_yaml())
     prv = "not available" if cost.prv is None else f"{cost.prv:.4f}"
     click.echo(f"noise multiplier  {plan.noise_multiplier:.4f}")
-    click.echo(f"epsilon           {cost.pld:.4f} (PLD), {prv} (PRV), {cost.rdp:.4f} (RDP) at delta {plan.target_delta:g}")
+    accountants = f"{cost.pld:.4f} (PLD), {prv} (PRV), {cost.rdp:.4f} (RDP)"
+    click.echo(f"epsilon           {accountants} at delta {plan.target_delta:g}")
     click.echo(f"target            {plan.target_epsilon:g}; {plan.spare_steps} spare steps for restarts are paid for")
 
 

@@ -51,9 +51,9 @@ def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out:
         num_actors=available_cpus(),
     )
     files = tuple(FileEntry(**r["file"]) for r in trajectories)
-    prototypes = map_parts(
+    (prototypes,) = map_parts(
         _make_prototype_fitter, (spec, out, files), 1, store=out, name="prototypes", num_actors=1
-    )[0]
+    )
     num_shards = min(spec.knowledge_base.num_shards, sum(f.rows for f in files))
     shards = map_parts(
         _make_shard_builder,
@@ -62,6 +62,7 @@ def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out:
         store=out,
         name="shards",
         num_actors=available_cpus(),
+        keeps_state=False,
     )
     entries = [*files, FileEntry(**prototypes["file"])]
     entries += [FileEntry(**f) for shard in shards for f in shard["files"]]

@@ -14,11 +14,14 @@ from rapid_dist.telemetry import Progress
 ACTOR_CPUS = 0.5
 
 
+MakeFn = Callable[..., Callable[[int], dict[str, Any]]]
+
+
 class _Guarded:
     """Calls the part function in a worker and marks the part finished; our errors become a value, bugs fly."""
 
-    def __init__(self, make_fn: Callable[..., Callable[[int], dict[str, Any]]], arguments: tuple[Any, ...], parts):
-        self._parts: FinishedParts = parts
+    def __init__(self, make_fn: MakeFn, arguments: tuple[Any, ...], parts: FinishedParts):
+        self._parts = parts
         self._failure: dict[str, Any] | None = None
         try:
             self._fn = make_fn(*arguments)
@@ -39,22 +42,28 @@ class _Guarded:
         return {"part": index, "answer": json.dumps(answer)}
 
 
+def _run_once(row: dict[str, Any], make_fn: MakeFn, arguments: tuple[Any, ...], parts: FinishedParts) -> dict[str, Any]:
+    return _Guarded(make_fn, arguments, parts)(row)
+
+
 def _as_value(error: errors.RapidDistError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": str(error)}
 
 
 def map_parts(
-    make_fn: Callable[..., Callable[[int], dict[str, Any]]],
+    make_fn: MakeFn,
     arguments: tuple[Any, ...],
     num_parts: int,
     *,
     store: Store,
     name: str,
     num_actors: int,
+    keeps_state: bool = True,
 ) -> list[dict[str, Any]]:
     """Results of fn(0) .. fn(num_parts - 1) in order, where fn = make_fn(*arguments) is made once an actor.
 
     fn writes its part's files and returns a JSON-able result. Parts that an earlier call finished are not redone.
+    keeps_state: False when making fn is cheap; then plain tasks run it, which reuse warm processes.
     Raises the error of the lowest part that failed with one of ours.
     """
     import json
@@ -67,13 +76,12 @@ def map_parts(
     if missing:
         progress = Progress(name, num_parts, first=len(results))
         dataset = ray.data.from_items([{"id": i} for i in missing], override_num_blocks=len(missing))
-        pool = ray.data.ActorPoolStrategy(size=min(num_actors, len(missing)))
-        mapped = dataset.map(
-            _Guarded,
-            fn_constructor_args=(make_fn, arguments, finished),
-            compute=pool,
-            num_cpus=ACTOR_CPUS,
-        )
+        if keeps_state and len(missing) > 1:
+            pool = ray.data.ActorPoolStrategy(size=min(num_actors, len(missing)))
+            given = (make_fn, arguments, finished)
+            mapped = dataset.map(_Guarded, fn_constructor_args=given, compute=pool, num_cpus=ACTOR_CPUS)
+        else:
+            mapped = dataset.map(_run_once, fn_args=(make_fn, arguments, finished))
         failures: dict[int, dict[str, Any]] = {}
         for row in mapped.iter_rows():
             answer = json.loads(row["answer"])

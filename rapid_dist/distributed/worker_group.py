@@ -24,7 +24,8 @@ def run_workers(
     """Runs fn(collective, arguments) on runtime.num_workers workers and returns what rank 0 returned.
 
     A worker that dies takes the group with it and Ray Train starts a new group, at most runtime.max_failures times;
-    arguments also get `say`, which prints on the driver, and `device`. fn must resume by itself. An error of ours is raised by every worker alike, is not retried, and is raised here.
+    fn must resume by itself. arguments also get `say`, which prints on the driver, and `device`. An error of ours
+    is raised by every worker alike, is not retried, and is raised here.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
