@@ -129,7 +129,8 @@ def ingest(
         )
     count = sum(f.rows for f in manifest.files)
     if as_json:
-        click.echo(json.dumps({"out": store.uri, "num_examples": count, **manifest.facts}))
+        facts = {name: fact for name, fact in manifest.facts.items() if name != "salt"}
+        click.echo(json.dumps({"out": store.uri, "num_examples": count, **facts}))
     else:
         click.echo(f"{count} {privacy_class} images of shape {tuple(manifest.facts['image_shape'])} in {store.uri}")
 

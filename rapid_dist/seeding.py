@@ -56,7 +56,7 @@ def draw_normals(seed: int, role: str, item_ids: np.ndarray, shape: tuple[int, .
     first = ((words >> np.uint64(32)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
     second = (words & np.uint64(0xFFFFFFFF)).astype(np.float32) * np.float32(2 * np.pi * 2**-32)
     radius = np.sqrt(np.float32(-2) * np.log(np.minimum(first, np.float32(1 - 2**-24))))
-    rows = np.stack([radius * np.cos(second), radius * np.sin(second)], axis=2).reshape(len(words), -1)
+    rows = np.stack([radius * np.cos(second), radius * np.sin(second)], axis=2).reshape(len(words), 2 * words.shape[1])
     return rows[:, :size].reshape(len(words), *shape)
 
 

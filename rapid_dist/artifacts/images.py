@@ -27,6 +27,7 @@ class ImageTable:
 
 
 def write_images(store: Store, path: str, table: ImageTable) -> FileEntry:
+    """One part; returns its entry for the manifest."""
     columns = {"example_id": table.example_id, "image": table.image, "label": table.label}
     return write_file(store, path, table_bytes(columns), rows=len(table))
 
@@ -51,9 +52,12 @@ def read_all_images(store: Store, manifest: Manifest, *, rank: int = 0, world_si
     """
     parts = [f for f in manifest.files if f.path.endswith(".parquet") and f.rows]
     by_part = len(parts) >= 4 * world_size
-    tables = []
+    tables, first_row = [], 0
     for table in iterate_images(store, parts[rank::world_size] if by_part else parts):
-        mine = slice(None) if by_part else np.flatnonzero(table.example_id % world_size == rank)
+        # By row, not by id: ids have gaps where duplicates and broken files were left out.
+        rows = np.arange(first_row, first_row + len(table))
+        mine = slice(None) if by_part else np.flatnonzero(rows % world_size == rank)
+        first_row += len(table)
         tables.append((table.example_id[mine], table.image[mine], table.label[mine]))
     if not tables:
         shape = tuple(manifest.facts["image_shape"])

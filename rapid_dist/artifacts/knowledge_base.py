@@ -13,6 +13,7 @@ from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
 from rapid_dist.retrieval.shard import HnswShard
 from rapid_dist.specs import KnowledgeBaseSpec
 
+BUILD = "build_kb"
 PROTOTYPES = "prototypes.parquet"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError, InputError, PrivacyError
+from rapid_dist.specs.parsing import digest_of
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -77,13 +78,8 @@ class Manifest:
         return manifest
 
 
-def digest_of(plain: Any) -> str:
-    """sha256 of the canonical JSON of plain values."""
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=list)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def file_entry(path: str, data: bytes, *, rows: int = 0) -> FileEntry:
+    """The entry of a file that holds data."""
     return FileEntry(path=path, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -117,6 +113,7 @@ def read_manifest(store: Store) -> Manifest | None:
 
 
 def write_manifest(store: Store, manifest: Manifest) -> Manifest:
+    """Finishes an artefact: all its files must already be written."""
     store.write_bytes(MANIFEST, manifest.to_bytes())
     return manifest
 

@@ -19,8 +19,11 @@ from rapid_dist.retrieval.extractor import Extractor
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
 
+PRETRAIN = "pretrain"
+
 
 def save_weights(store: Store, path: str, weights: Mapping[str, torch.Tensor]) -> FileEntry:
+    """Writes tensors as one safetensors file and returns its entry for the manifest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     return write_file(store, path, save_tensors(tensors))
 

@@ -7,14 +7,12 @@ from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 
-PROGRESS = "progress"
-
 
 class FinishedParts:
     """Results of finished parts, one small JSON file each, kept until the manifest is written."""
 
     def __init__(self, store: Store, name: str):
-        self.store, self.folder = store, f"{PROGRESS}/{name}"
+        self.store, self.folder = store, f"progress-{name}"
 
     def load(self) -> dict[int, dict[str, Any]]:
         """Part index -> result, for all parts finished so far."""
@@ -29,5 +27,5 @@ class FinishedParts:
         self.store.write_bytes(f"{self.folder}/{index:06d}.json", json.dumps(result).encode())
 
     def clear(self) -> None:
-        for file in self.store.list_files(self.folder):
-            self.store.delete(f"{self.folder}/{file}")
+        """Forgets all of it, once the manifest is written."""
+        self.store.delete_folder(self.folder)

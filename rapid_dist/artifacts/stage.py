@@ -10,13 +10,12 @@ from typing import Any
 from rapid_dist.artifacts.manifest import (
     FileEntry,
     Manifest,
-    digest_of,
     read_manifest,
     write_manifest,
 )
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError
-from rapid_dist.specs.parsing import differing_keys
+from rapid_dist.specs.parsing import differing_keys, digest_of
 
 BEGUN = "begun.json"
 

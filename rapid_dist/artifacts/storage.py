@@ -44,7 +44,9 @@ class Store:
             if self.is_local:
                 self._fs = fsspec.filesystem("file")
             else:
-                self._fs = fsspec.filesystem("s3", use_listings_cache=False)
+                # Named here so that it is part of fsspec's cache key: another endpoint is another file system.
+                endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+                self._fs = fsspec.filesystem("s3", use_listings_cache=False, endpoint_url=endpoint)
         return self._fs
 
     def path(self, relative: str = "") -> str:
@@ -90,7 +92,8 @@ class Store:
         target = self.path(relative)
         with _translated(self.uri):
             if not self.is_local:
-                self.fs.pipe_file(target, data)
+                with _bucket_required(self.uri):
+                    self.fs.pipe_file(target, data)
                 return
             with _temporary_beside(target, data) as temporary:
                 os.replace(temporary, target)
@@ -105,7 +108,8 @@ class Store:
         with _translated(self.uri):
             try:
                 if not self.is_local:
-                    self.fs.pipe_file(target, data, mode="create")
+                    with _bucket_required(self.uri):
+                        self.fs.pipe_file(target, data, mode="create")
                     return True
                 with _temporary_beside(target, data) as temporary:
                     os.link(temporary, target)
@@ -117,6 +121,13 @@ class Store:
     def delete(self, relative: str) -> None:
         with _translated(self.uri), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(relative))
+
+    def delete_folder(self, relative: str) -> None:
+        """Deletes a sub-folder with all it holds; an absent one is no error."""
+        if not relative:
+            raise InputError(f"refusing to delete the whole of {self.uri}; name a sub-folder")
+        with _translated(self.uri), contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.path(relative), recursive=True)
 
 
 def _normalise(uri: str) -> str:
@@ -132,7 +143,10 @@ def _normalise(uri: str) -> str:
 
 @contextlib.contextmanager
 def _temporary_beside(target: str, data: bytes) -> Iterator[str]:
-    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+    except FileExistsError:
+        raise StorageError(f"{os.path.dirname(target)} is a file; expected a folder, or a path not taken yet") from None
     temporary = f"{os.path.dirname(target)}/.tmp-{secrets.token_hex(8)}"
     try:
         with open(temporary, "xb") as f:
@@ -151,6 +165,14 @@ def _fsync_folder(target: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _bucket_required(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise StorageError(f"{uri} refused: its bucket does not exist; create the bucket first") from None
 
 
 @contextlib.contextmanager

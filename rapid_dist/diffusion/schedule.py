@@ -43,7 +43,7 @@ def public_timesteps(spec: ScheduleSpec, num_steps: int) -> list[int]:
     num_steps is what a full run from T-1 to 0 would take; this part takes its share of them.
     """
     total, query = spec.num_train_timesteps, spec.query_step
-    share = max(1, math.ceil(num_steps * (total - query) / total))
+    share = max(2, math.ceil(num_steps * (total - query) / total))
     return _falling(total - 1, query, share)
 
 

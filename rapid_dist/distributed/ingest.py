@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -74,6 +75,9 @@ def run_ingest(
         keeps_state=drop_equal_to is not None,
     )
     facts = _facts(source_uri, results, source.class_names)
+    if privacy_class == "private":
+        # Manifests of class dp name this one's digest; with a secret in it nobody can check a guess of the records.
+        facts["salt"] = secrets.token_hex(16)
     files = [FileEntry(**r["file"]) for r in results if r["file"]["rows"]]
     manifest = folder.finish(privacy_class=privacy_class, files=files, facts=facts)
     FinishedParts(out, INGEST).clear()

@@ -7,19 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from rapid_dist.artifacts.images import INGEST, read_images
-from rapid_dist.artifacts.knowledge_base import PROTOTYPES, open_knowledge_base, write_shard
+from rapid_dist.artifacts.knowledge_base import BUILD, PROTOTYPES, open_knowledge_base, write_shard
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, read_file, write_file
-from rapid_dist.artifacts.models import encode_pixels, open_public_models
+from rapid_dist.artifacts.models import PRETRAIN, encode_pixels, open_public_models
 from rapid_dist.artifacts.parts import FinishedParts
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
 from rapid_dist.distributed.mapping import map_parts
-from rapid_dist.distributed.pretrain import PRETRAIN
 from rapid_dist.distributed.session import available_cpus
 from rapid_dist.specs import RunSpec
 
-BUILD = "build_kb"
 MAX_PROTOTYPE_KEYS = 50_000
 NUM_RECALL_QUERIES = 500
 
@@ -180,10 +178,7 @@ def _measure_recall(
     """Recall of the index against exact search over the same shards, on slightly moved keys."""
     import dataclasses
 
-    import numpy as np
-
-    from rapid_dist.retrieval.merge import recall_at
-    from rapid_dist.seeding import make_rng
+    from rapid_dist.retrieval.merge import draw_nearby_keys, recall_at
 
     draft = Manifest(
         stage=BUILD, privacy_class="public", spec=folder.spec, inputs=folder.inputs, files=entries, facts=facts
@@ -193,8 +188,7 @@ def _measure_recall(
     )
     first = next(f for f in entries if f.path.startswith("shards/") and f.path.endswith(".parquet"))
     keys = table_arrays(read_file(out, first), where=first.path)["key"][:NUM_RECALL_QUERIES]
-    moved = keys + make_rng(spec.pretrain.seed, "recall").normal(0, 0.02, keys.shape)
-    queries = moved.astype(np.float32)
+    queries = draw_nearby_keys(keys, seed=spec.pretrain.seed)
     count = min(10, facts["num_trajectories"])
     truth, found = (s.query(queries, num_neighbors=count) for s in (exact, hnsw))
     return {"recall_at_1": recall_at(found, truth, 1), f"recall_at_{count}": recall_at(found, truth, count)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from rapid_dist import errors
 from rapid_dist.artifacts.parts import FinishedParts
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.session import start_ray
 from rapid_dist.telemetry import Progress
 
 # Below a whole CPU each, so that Ray Data's own tasks always find room beside a pool of actors.
@@ -29,8 +31,6 @@ class _Guarded:
             self._failure = _as_value(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        import json
-
         index = int(row["id"])
         answer = self._failure
         if answer is None:
@@ -40,6 +40,16 @@ class _Guarded:
             except errors.RapidDistError as error:
                 answer = _as_value(error)
         return {"part": index, "answer": json.dumps(answer)}
+
+
+def _bound(make_fn: MakeFn, arguments: tuple[Any, ...], parts: FinishedParts) -> type:
+    """_Guarded with its arguments inside the class: as constructor arguments Ray warns that a restart may lose them."""
+
+    class Bound(_Guarded):
+        def __init__(self) -> None:
+            super().__init__(make_fn, arguments, parts)
+
+    return Bound
 
 
 def _run_once(row: dict[str, Any], make_fn: MakeFn, arguments: tuple[Any, ...], parts: FinishedParts) -> dict[str, Any]:
@@ -66,20 +76,18 @@ def map_parts(
     keeps_state: False when making fn is cheap; then plain tasks run it, which reuse warm processes.
     Raises the error of the lowest part that failed with one of ours.
     """
-    import json
-
-    import ray.data
-
     finished = FinishedParts(store, name)
     results = {i: r for i, r in finished.load().items() if i < num_parts}
     missing = [i for i in range(num_parts) if i not in results]
     if missing:
+        start_ray()
+        import ray.data
+
         progress = Progress(name, num_parts, first=len(results))
         dataset = ray.data.from_items([{"id": i} for i in missing], override_num_blocks=len(missing))
         if keeps_state and len(missing) > 1:
             pool = ray.data.ActorPoolStrategy(size=min(num_actors, len(missing)))
-            given = (make_fn, arguments, finished)
-            mapped = dataset.map(_Guarded, fn_constructor_args=given, compute=pool, num_cpus=ACTOR_CPUS)
+            mapped = dataset.map(_bound(make_fn, arguments, finished), compute=pool, num_cpus=ACTOR_CPUS)
         else:
             mapped = dataset.map(_run_once, fn_args=(make_fn, arguments, finished))
         failures: dict[int, dict[str, Any]] = {}

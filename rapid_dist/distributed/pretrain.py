@@ -7,7 +7,7 @@ from typing import Any
 
 from rapid_dist.artifacts.images import INGEST, read_all_images
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact
-from rapid_dist.artifacts.models import build_public_models, save_weights
+from rapid_dist.artifacts.models import PRETRAIN, build_public_models, save_weights
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.worker_group import run_workers
@@ -17,8 +17,6 @@ from rapid_dist.telemetry import Progress
 from rapid_dist.training.collective import Collective, agree
 from rapid_dist.training.pretrain import PublicTrainer, partition_from_arrays
 from rapid_dist.training.state import CheckpointFolder
-
-PRETRAIN = "pretrain"
 
 
 def run_pretrain(spec: RunSpec, images: Store, out: Store) -> Manifest:

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 
 from rapid_dist.artifacts.images import ImageTable, write_images
-from rapid_dist.artifacts.knowledge_base import open_knowledge_base
+from rapid_dist.artifacts.knowledge_base import BUILD, open_knowledge_base
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, read_file
-from rapid_dist.artifacts.models import load_into, open_public_models, read_weights
+from rapid_dist.artifacts.models import PRETRAIN, load_into, open_public_models, read_weights
 from rapid_dist.artifacts.parts import FinishedParts
 from rapid_dist.artifacts.prototypes import prototype_label_shares
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays
-from rapid_dist.distributed.knowledge_base import BUILD
 from rapid_dist.distributed.mapping import map_parts
-from rapid_dist.distributed.pretrain import PRETRAIN
 from rapid_dist.distributed.session import available_cpus
 from rapid_dist.distributed.train import TRAIN, VOTES, WEIGHTS
 from rapid_dist.sampling.images import evaluations_per_image, sample_private, sample_public_only

@@ -9,10 +9,30 @@ from collections.abc import Iterator
 
 from rapid_dist.specs import RuntimeSpec
 
+_sessions: list[RuntimeSpec] = []  # the outermost session owns the Ray that is started within it
+
 
 @contextlib.contextmanager
 def ray_session(runtime: RuntimeSpec) -> Iterator[None]:
-    """Joins a running session, the cluster of RAY_ADDRESS, or starts a local Ray on loopback and stops it after."""
+    """A scope in which start_ray may start Ray; what it started ends with the outermost scope.
+
+    Nothing is started until a stage has work for it, so that a run with nothing left to do costs no start.
+    """
+    _sessions.append(runtime)
+    try:
+        yield
+    finally:
+        _sessions.pop()
+        if not _sessions:
+            _stop_own_ray()
+
+
+_owns_ray = False
+
+
+def start_ray() -> None:
+    """Joins a running session or the cluster of RAY_ADDRESS, or starts a local Ray on loopback; at most once."""
+    global _owns_ray
     # Nothing phones home; a worker that dies is noticed within a second; OpenMP threads that wait do not spin, since
     # on shared cores spinning made small layers 10 to 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,18 +42,24 @@ def ray_session(runtime: RuntimeSpec) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        yield
         return
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        ray.init(num_cpus=runtime.num_cpus, include_dashboard=True, **quiet)
+        # The dashboard stays on: Ray Train asks its State API, and without it complains or waits for ever.
+        ray.init(num_cpus=_sessions[0].num_cpus if _sessions else None, include_dashboard=True, **quiet)
+    _owns_ray = bool(_sessions)
     _quieten()
-    try:
-        yield
-    finally:
+
+
+def _stop_own_ray() -> None:
+    global _owns_ray
+    if _owns_ray:
+        import ray
+
         ray.shutdown()
+        _owns_ray = False
 
 
 def _quieten() -> None:
@@ -47,7 +73,8 @@ def _quieten() -> None:
 
 
 def available_cpus() -> int:
-    """Logical CPUs of the whole session."""
+    """Logical CPUs of the whole session, which this starts."""
+    start_ray()
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

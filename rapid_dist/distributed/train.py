@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from rapid_dist.artifacts.images import INGEST
+from rapid_dist.artifacts.knowledge_base import BUILD
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, file_entry, open_artifact
-from rapid_dist.artifacts.models import save_weights
+from rapid_dist.artifacts.models import PRETRAIN, save_weights
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
-from rapid_dist.distributed.knowledge_base import BUILD
-from rapid_dist.distributed.pretrain import PRETRAIN
 from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger

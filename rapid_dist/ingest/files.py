@@ -25,6 +25,7 @@ def open_file(uri: str) -> Any:
 
 
 def is_file(store: Store) -> bool:
+    """Whether the store's own URI is a file and not a folder."""
     return store.exists() and bool(store.fs.isfile(store.path()))
 
 

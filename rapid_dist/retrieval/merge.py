@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rapid_dist.errors import InputError, SpecError
+from rapid_dist.seeding import make_rng
 
 NO_TRAJECTORY = -1
 
@@ -113,3 +114,8 @@ def recall_at(found: Neighbors, truth: Neighbors, k: int) -> float:
     is_real = true_ids >= 0
     is_found = (true_ids[:, :, None] == found.trajectory_id[:, None, :k]).any(axis=2)
     return float(is_found[is_real].mean()) if is_real.any() else 1.0
+
+
+def draw_nearby_keys(keys: np.ndarray, *, seed: int) -> np.ndarray:
+    """Queries to measure recall with: keys moved by Gaussians of standard deviation 0.02. keys: (n, d) float32."""
+    return (keys + make_rng(seed, "recall").normal(0, 0.02, keys.shape)).astype(np.float32)

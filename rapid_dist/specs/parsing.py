@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import math
 import types
 import typing
@@ -20,6 +22,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises SpecError unless the value is one of the choices."""
     choices = sorted(choices)
     require(value in choices, f"{name} is {value!r}; expected one of {', '.join(choices)}")
 
@@ -115,3 +118,11 @@ def differing_keys(old: Any, new: Any, path: str = "") -> list[str]:
             found += differing_keys(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
         return found
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def digest_of(plain: Any) -> str:
+    """sha256 of the canonical JSON of plain values."""
+    # As it will be read back: JSON makes whole-number keys text, and text sorts in another order.
+    plain = json.loads(json.dumps(plain))
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

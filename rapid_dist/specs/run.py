@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import yaml
 
 from rapid_dist.errors import InputError, SpecError
-from rapid_dist.specs.parsing import from_mapping, nearest_name, require, to_plain
+from rapid_dist.specs.parsing import digest_of, from_mapping, nearest_name, require, to_plain
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -102,12 +100,6 @@ class RunSpec:
         return digest_of(self.meaning())
 
 
-def digest_of(plain: Any) -> str:
-    """sha256 of the canonical JSON of plain values."""
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def parse_spec(text: str, *, overrides: Iterable[str] = (), source: str = "spec") -> RunSpec:
     """Reads YAML text, applies `section.key=value` overrides, and checks the whole. Raises SpecError."""
     try:
@@ -137,8 +129,10 @@ def _apply(mapping: dict[str, Any], override: str) -> None:
     *sections, key = name.split(".")
     target = mapping
     for section in sections:
-        target = target.setdefault(section, {})
-        if target is None or not isinstance(target, dict):
+        if target.get(section) is None:  # absent, or left empty in the file
+            target[section] = {}
+        target = target[section]
+        if not isinstance(target, dict):
             known = RunSpec.__dataclass_fields__
             raise SpecError(f"--set {override!r}: {section!r} is no section; {nearest_name(section, known)}")
     try:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from rapid_dist.artifacts.images import INGEST, read_all_images
-from rapid_dist.artifacts.knowledge_base import open_knowledge_base
+from rapid_dist.artifacts.knowledge_base import BUILD, open_knowledge_base
 from rapid_dist.artifacts.manifest import open_artifact
-from rapid_dist.artifacts.models import PublicModels, encode_pixels, open_public_models
+from rapid_dist.artifacts.models import PRETRAIN, PublicModels, encode_pixels, open_public_models
 from rapid_dist.artifacts.prototypes import prototype_label_shares
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.diffusion.denoisers import build_denoiser
@@ -52,7 +52,7 @@ def load_private_inputs(
 
     Guarantee: every row is a function of its record and public artefacts alone.
     """
-    weights = open_artifact(pretrain, stage="pretrain", privacy_classes=("public",))
+    weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
     models = open_public_models(spec, pretrain, weights, device=device)
     source = open_artifact(images, stage=INGEST, privacy_classes=("private",))
     if source.facts["image_shape"] != weights.facts["image_shape"]:
@@ -65,7 +65,7 @@ def load_private_inputs(
     label = table.label.astype(np.int64) if spec.data.num_classes else np.full(len(table), -1, dtype=np.int64)
     surrogate, prototype, num_prototypes, prototype_labels = None, np.empty(0, np.int64), 0, None
     if spec.schedule.uses_retrieval:
-        base = open_artifact(knowledge_base, stage="build_kb", privacy_classes=("public",))
+        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
         nearest = nearest_trajectories(
             _record_keys(spec, models, latent, table.example_id, device), label, search, spec.knowledge_base.label_map

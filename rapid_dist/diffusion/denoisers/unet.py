@@ -72,7 +72,8 @@ class UNet(nn.Module):
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    groups = next(g for g in (8, 4, 2, 1) if channels % g == 0)
+    """Groups of at least 4 channels where there are as many: a group of one would undo the shift by time and class."""
+    groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= 4), 1)
     return nn.GroupNorm(groups, channels)
 
 
