@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from rapid_dist import errors
-
-
-def _translated(fn: Callable[..., None]) -> Callable[..., None]:
-    """Turns an error of ours into one line on stderr and exit code 2, and Ctrl-C into 130."""
-
-    @functools.wraps(fn)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            fn(*args, **kwargs)
-        except errors.RapidDistError as error:
-            click.echo(f"rapid-dist: {' '.join(str(error).split())}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("rapid-dist: interrupted; run the same line again to resume", err=True)
-            sys.exit(130)
-
-    return run
+from rapid_dist.cli_edge import json_option, translated
+from rapid_dist.cli_privacy import calibrate, epsilon, ledger
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,8 +18,8 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
-def _json_option(fn: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")(fn)
+for _command in (epsilon, calibrate, ledger):
+    main.add_command(_command)
 
 
 def _spec_options(fn: Callable[..., None]) -> Callable[..., None]:
@@ -58,8 +40,8 @@ def _print_results(results: list[Any], out: str, as_json: bool) -> None:
 def _stage_command(name: str, help_text: str) -> None:
     @main.command(name, help=help_text)
     @_spec_options
-    @_json_option
-    @_translated
+    @json_option
+    @translated
     def command(spec_path: str, out: str, overrides: tuple[str, ...], as_json: bool) -> None:
         from rapid_dist.artifacts.storage import Store
         from rapid_dist.pipeline import Run
@@ -91,8 +73,8 @@ _stage_command("evaluate", "Measure usefulness and likeness, write the report (a
 @click.option("--class-names", help="Comma-separated names in label order.")
 @click.option("--skip-corrupt", is_flag=True, help="Leave out images that cannot be decoded, and count them.")
 @click.option("--drop-equal-to", metavar="URI", help="An ingested public dataset; equal private records are dropped.")
-@_json_option
-@_translated
+@json_option
+@translated
 def ingest(
     source: str,
     out: str,
@@ -138,8 +120,8 @@ def ingest(
 @main.command()
 @_spec_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved spec and what it will cost, and do nothing.")
-@_json_option
-@_translated
+@json_option
+@translated
 def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run every stage of SPEC into one folder; the same line again resumes or skips."""
     from rapid_dist.artifacts.storage import Store
@@ -158,8 +140,8 @@ def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_
 @main.command()
 @click.option("--out", default="rapid-demo", show_default=True, metavar="URI", help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
-@_json_option
-@_translated
+@json_option
+@translated
 def demo(out: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run everything on embedded data: handwritten digits are private, rendered fonts public. No download."""
     from rapid_dist.artifacts.storage import Store

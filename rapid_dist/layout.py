@@ -13,3 +13,15 @@ TRAIN = "train"
 SAMPLES = "samples/private"
 PUBLIC_SAMPLES = "samples/public_only"
 EVALUATION = "evaluation"
+FOLDERS = (
+    PUBLIC_IMAGES,
+    PRIVATE_IMAGES,
+    TEST_IMAGES,
+    PRETRAIN,
+    KNOWLEDGE_BASE,
+    LEDGER,
+    TRAIN,
+    SAMPLES,
+    PUBLIC_SAMPLES,
+    EVALUATION,
+)

@@ -42,14 +42,20 @@ class Run:
         """Saves the resolved spec before anything runs. Raises ArtifactError for a folder of another spec."""
         if self.out.exists(layout.SPEC):
             saved = parse_spec(self.out.read_bytes(layout.SPEC).decode(), source=f"{self.out.uri}/{layout.SPEC}")
-            if saved.digest != self.spec.digest:
+            if saved.digest == self.spec.digest:
+                return
+            if self._has_begun():
                 changes = differing_keys(saved.meaning(), self.spec.meaning())
                 raise ArtifactError(
                     f"{self.out.uri} holds a run of another spec ({'; '.join(changes[:3])}"
                     f"{' and more' if len(changes) > 3 else ''}); use another --out folder, or the first spec"
                 )
-        else:
-            self.out.write_bytes(layout.SPEC, self.spec.to_yaml().encode())
+        self.out.write_bytes(layout.SPEC, self.spec.to_yaml().encode())
+
+    def _has_begun(self) -> bool:
+        """Whether any stage wrote something; until then a mistaken spec may be corrected in place."""
+        stores = [self.store(folder) for folder in layout.FOLDERS]
+        return any(store.list_files() for store in stores)
 
     def run_stages(self, stages: tuple[str, ...] = STAGES) -> list[StageResult]:
         """Runs the named stages in order within one Ray session; finished ones are skipped and say so."""
@@ -60,8 +66,11 @@ class Run:
             return [result for name in stages for result in _STAGES[name](self)]
 
     def report(self) -> dict[str, Any]:
-        """The report of a finished run."""
-        return open_artifact(self.store(layout.EVALUATION), stage="evaluate").facts["report"]
+        """The report of a finished run, with the seconds that evaluation itself took."""
+        manifest = open_artifact(self.store(layout.EVALUATION), stage="evaluate")
+        report = dict(manifest.facts["report"])
+        report["stage_seconds"] = {**(report["stage_seconds"] or {}), "evaluate": round(manifest.seconds, 1)}
+        return report
 
     def _dataset(self, source: str, folder: str) -> Store:
         """Where a dataset lies: ingested beforehand by the user, or in this run's folder."""

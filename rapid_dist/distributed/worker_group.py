@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import signal
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rapid_dist import errors
@@ -53,7 +56,8 @@ def run_workers(
             ),
         )
         try:
-            result = trainer.fit()
+            with _interruptible():
+                result = trainer.fit()
         except TrainingFailedError as error:
             raise errors.RapidDistError(
                 f"{name}: workers failed more than {runtime.max_failures} times; the last reason was "
@@ -63,6 +67,19 @@ def run_workers(
     if "error" in answer:
         raise errors.error_named(answer["error"], answer["message"])
     return answer
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt. Ray Train's handler would end the process with code 1, and outlives the fit."""
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, previous)
 
 
 def _last_line(error: BaseException) -> str:

@@ -32,7 +32,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"evaluations/image   {per_image:g} of the denoiser; a full run takes {full:g}")
     seconds = report["stage_seconds"] or {}
     lines += [f"seconds             {taken:>7.1f} {stage}" for stage, taken in seconds.items()]
-    outside = ", ".join(report["outside_guarantee"])
+    outside = list(dict.fromkeys(key.partition(".")[0] for key in report["outside_guarantee"]))
     if outside:
-        lines.append(f"outside guarantee   {outside}: computed from private references, keep inside")
+        lines.append("outside guarantee   computed from private references, to be kept inside:")
+        lines.append(f"                    {', '.join(outside)}")
     return lines

@@ -66,6 +66,7 @@ class TrainState:
             self.average = {n: tensors[f"average.{n}"].to(device) for n in self.average}
         except (KeyError, RuntimeError):
             raise ArtifactError("a checkpoint holds another model than the spec describes; use a new folder") from None
+        self.optimizer.state.clear()
         for name, parameter in self.model.named_parameters():
             moments = {}
             for moment in ("step", "exp_avg", "exp_avg_sq"):

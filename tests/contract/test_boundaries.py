@@ -1,0 +1,89 @@
+"""Where a line may stand: ray only inside distributed/, formulas only outside it."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.contract.sources import DISTRIBUTED, FILES, PACKAGE, dotted, imported_modules, name_of, violations
+
+MATHS_MODULES = {"cmath", "hashlib", "math", "random", "scipy", "sklearn", "statistics"}
+# Names of what computes on values rather than moves, counts or addresses them. Adding a name is always right.
+MATHS_NAMES = """
+abs acos add_noise affine_grid argmax argmin argsort asin atan average backward bernoulli beta bincount choice
+clamp clip conv2d cos cosine_similarity cov cross_entropy cumprod cumsum det diff div dot einsum erf exp expm1
+exponential fft floor_divide gamma grad histogram interp interpolate inv laplace lerp linalg log log10 log1p
+log2 log_softmax logsumexp matmul mean median mm mse_loss mul multinomial multivariate_normal norm normal
+normalize pairwise_distances percentile poisson pow prod quantile rand randint randn random relu round rsqrt
+sigmoid sin softmax softplus sqrt square standard_normal std sub svd tan tanh uniform var vdot
+"""
+MATHS_CALLS = frozenset(MATHS_NAMES.split())
+
+
+def ray_imports(tree: ast.AST) -> list[str]:
+    return [m for m in imported_modules(tree) if m.split(".")[0] == "ray"]
+
+
+def test_ray_is_imported_only_in_distributed():
+    assert violations([f for f in FILES if f not in DISTRIBUTED], ray_imports) == {}
+    assert violations(DISTRIBUTED, ray_imports)
+
+
+@pytest.mark.parametrize(
+    "line", ["import ray", "def f():\n    import ray.data", "from ray import train", "import_module('ray.tune')"]
+)
+def test_an_import_of_ray_would_be_noticed(line):
+    assert ray_imports(ast.parse(line))
+
+
+def formulas(tree: ast.AST) -> list[str]:
+    """What a file computes that it should only pass on, as `line: what`.
+
+    A formula is: an import of a maths module, `**`, `@` or `/`, a floating-point number inside arithmetic, or a
+    call whose last name is in MATHS_CALLS. Whole-number addressing (`part * size`, `id % count`) is none.
+    """
+    found = [f"0: import {m}" for m in imported_modules(tree) if m.split(".")[0] in MATHS_MODULES]
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.BinOp | ast.AugAssign):
+            operands = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.target, node.value)
+            if isinstance(node.op, ast.Pow | ast.MatMult | ast.Div):
+                found.append(f"{line}: {type(node.op).__name__}")
+            found += [f"{line}: {o.value}" for o in operands if isinstance(getattr(o, "value", None), float)]
+        elif isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] in MATHS_CALLS:
+            found.append(f"{line}: {dotted(node.func)}")
+    return found
+
+
+def test_distributed_code_holds_no_formula():
+    assert violations(DISTRIBUTED, formulas) == {}
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "import math",
+        "def f():\n    from scipy import stats",
+        "x = torch.exp(y)",
+        "x = y.square().sum()",
+        "noise = rng.normal(0, 1, shape)",
+        "x = y @ z",
+        "x = y ** 2",
+        "x = total / count",
+        "x = y * 0.5",
+        "x += 0.5",
+    ],
+)
+def test_a_formula_would_be_noticed(formula):
+    assert formulas(ast.parse(formula))
+
+
+@pytest.mark.parametrize("addressing", ["x = part * size + 1", "n = -(-a // b)", "mine = ids % count == index"])
+def test_whole_number_addressing_is_no_formula(addressing):
+    assert formulas(ast.parse(addressing)) == []
+
+
+def test_every_folder_of_python_files_is_a_package():
+    assert not [name_of(f.parent) for f in FILES if not (f.parent / "__init__.py").exists()]
+    assert (PACKAGE / "__main__.py").exists()

@@ -1,0 +1,61 @@
+"""A group of two workers: they add up, fail as one with our errors, and start again when one dies."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.errors import SpecError
+from rapid_dist.specs import RuntimeSpec
+
+TWO_WORKERS = RuntimeSpec(num_workers=2, max_failures=2)
+
+
+def add_then_refuse(collective, arguments):
+    """Says the sum over the workers, then raises one of our errors everywhere."""
+    import torch
+
+    total = collective.sum(torch.tensor([1.0, 10.0 * collective.rank])).tolist()
+    word = collective.broadcast(b"from zero" if collective.rank == 0 else b"from another").decode()
+    arguments["store"].write_bytes(f"call-{collective.rank}-{os.getpid()}", b"")
+    arguments["say"](f"rank {collective.rank} sums {total} and hears {word!r}")
+    raise SpecError("a setting that only a worker can judge")
+
+
+def add_and_die_once(collective, arguments):
+    """Counts up in a file; on the first try rank 1 ends its process half way."""
+    import torch
+
+    store = arguments["store"]
+    store.write_bytes(f"try-{collective.rank}-{os.getpid()}", b"")
+    reached = int(store.read_bytes("reached")) if store.exists("reached") else 0
+    collective.sum(torch.zeros(1))
+    started_at = reached
+    while reached < 4:
+        if reached == 2 and collective.rank == 1 and store.create_exclusive("died", b""):
+            os._exit(1)
+        reached += int(collective.sum(torch.ones(1)).item()) // collective.world_size
+        if collective.rank == 0:
+            store.write_bytes("reached", str(reached).encode())
+    return {"rank": collective.rank, "started_at": started_at, "reached": reached}
+
+
+def test_workers_sum_and_their_lines_and_our_error_reach_the_driver_without_a_retry(ray_cluster, tmp_path, capfd):
+    store = Store(tmp_path)
+    with pytest.raises(SpecError, match=r"^a setting that only a worker can judge$"):
+        run_workers(add_then_refuse, {"store": store}, runtime=TWO_WORKERS, name="refusing")
+    assert sorted(name.split("-")[1] for name in store.list_files()) == ["0", "1"]
+    said = capfd.readouterr().err
+    for rank in (0, 1):
+        assert f"rank {rank} sums [2.0, 10.0] and hears 'from zero'\n" in said
+
+
+def test_a_dead_worker_restarts_the_group_which_goes_on_from_what_it_wrote(ray_cluster, tmp_path):
+    store = Store(tmp_path)
+    answer = run_workers(add_and_die_once, {"store": store}, runtime=TWO_WORKERS, name="dying")
+    assert answer == {"rank": 0, "started_at": 2, "reached": 4}
+    assert store.exists("died")
+    assert len([name for name in store.list_files() if name.startswith("try-")]) == 4

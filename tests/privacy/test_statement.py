@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.errors import PrivacyError
+from rapid_dist.privacy import statement
+from rapid_dist.privacy.accounting import EpsilonResult, epsilon_pld
+from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.privacy.statement import build_statement, not_private_reasons
+from tests.training.helpers import make_plan, open_tiny_ledger
+
+PLAN = make_plan(is_private=True, unit="one scan", target_epsilon=20.0, votes_noise_multiplier=5.0)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """Two attempts, the first of which died after votes and four steps."""
+    store = Store(tmp_path / "ledger")
+    ledger = open_tiny_ledger(store, PLAN)
+    first = ledger.begin_attempt(PLAN.to_plain())
+    ledger.charge(PLAN.votes_charge(), attempt=first)
+    ledger.charge(PLAN.training_charge(4), attempt=first, first_step=0)
+    second = ledger.begin_attempt(PLAN.to_plain())
+    ledger.charge(PLAN.training_charge(6), attempt=second, first_step=2)
+    return store
+
+
+def test_the_stated_epsilon_is_that_of_every_charge_of_every_attempt(store):
+    ledger = read_ledger(store)
+    stated = build_statement(PLAN, ledger)
+    assert stated["epsilon"] == ledger.spent_epsilon()
+    assert stated["epsilon"] == epsilon_pld([PLAN.votes_charge(), PLAN.training_charge(10)], PLAN.target_delta)
+    assert stated["epsilon"] > PLAN.planned_epsilon().pld
+    assert stated["mechanisms"] == [c.to_dict() for c in ledger.charges]
+    assert len(stated["mechanisms"]) == 3
+    assert stated["ledger_head"] == ledger.head
+
+
+def test_the_words_give_epsilon_delta_and_unit(store):
+    stated = build_statement(PLAN, read_ledger(store))
+    assert f"({stated['epsilon']:.4g}, 0.001)-differentially private" in stated["words"]
+    assert "adding or removing one scan" in stated["words"]
+    assert "NOT PRIVATE" not in stated["words"]
+    assert stated["not_private_reasons"] == []
+
+
+def test_the_statement_says_what_it_rests_on_and_survives_json(store):
+    stated = build_statement(PLAN, read_ledger(store))
+    assert json.loads(json.dumps(stated)) == stated
+    assert (stated["delta"], stated["target_epsilon"], stated["unit"]) == (1e-3, 20.0, "one scan")
+    assert stated["neighboring_relation"] == "add_or_remove_one"
+    assert stated["accountants"]["pld"] == stated["epsilon"]
+    assert stated["accountants"]["rdp"] >= stated["epsilon"]
+    assert set(stated["accountants"]["versions"]) == {"dp-accounting", "opacus"}
+    assert stated["assumptions"]
+    assert stated["outside_guarantee"]
+
+
+def test_a_debugging_key_is_stamped_not_private(store):
+    debug = make_plan(**{**PLAN.to_plain(), "is_private": False})
+    stated = build_statement(debug, read_ledger(store))
+    assert stated["words"].startswith("NOT PRIVATE")
+    assert "differentially private" not in stated["words"]
+    assert stated["not_private_reasons"] == list(not_private_reasons(debug)) != []
+    assert not_private_reasons(PLAN) == ()
+
+
+def test_an_unused_ledger_states_that_nothing_was_spent(tmp_path):
+    stated = build_statement(PLAN, open_tiny_ledger(Store(tmp_path / "empty"), PLAN))
+    assert stated["epsilon"] == 0
+    assert stated["mechanisms"] == []
+
+
+def test_the_statement_covers_a_charge_written_after_the_ledger_was_opened(store):
+    """Another process may have charged since: the guarantee is about the folder, not about this object."""
+    seen_earlier = read_ledger(store)
+    writer = open_tiny_ledger(store, PLAN)
+    writer.charge(PLAN.training_charge(3), attempt=2, first_step=100)
+    stated = build_statement(PLAN, seen_earlier)
+    assert stated["epsilon"] == epsilon_pld([PLAN.votes_charge(), PLAN.training_charge(13)], PLAN.target_delta)
+    assert stated["ledger_head"] == writer.head
+
+
+@pytest.mark.parametrize("doubt", [{"prv": 5.0}, {"prv": 0.1}, {"rdp": 0.1}])
+def test_a_number_that_the_accountants_dispute_is_not_printed(store, monkeypatch, doubt):
+    values = {"pld": 1.0, "prv": 1.01, "rdp": 1.2, "delta": 1e-3, **doubt}
+    monkeypatch.setattr(statement, "compute_epsilon", lambda charges, delta: EpsilonResult(**values))
+    with pytest.raises(PrivacyError, match="accountants disagree"):
+        build_statement(PLAN, read_ledger(store))

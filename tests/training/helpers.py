@@ -1,0 +1,187 @@
+"""What the tests of training share: workers as threads, a tiny private problem, a plan in a few numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.diffusion.denoisers import build_denoiser
+from rapid_dist.diffusion.schedule import make_alphas_cumprod
+from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.privacy.ledger import Ledger, open_ledger
+from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
+from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.private_batch import PrivatePartition
+from rapid_dist.training.private_loop import PrivateAttempt, train_privately
+from rapid_dist.training.state import CheckpointFolder, TrainState
+
+SHAPE, NUM_CLASSES = (3, 2), 3
+SCHEDULE = ScheduleSpec(num_train_timesteps=50, split_step=30, query_step=40)
+ALPHAS = make_alphas_cumprod(SCHEDULE)
+SECONDS_UNTIL_DEADLOCK = 60
+
+
+class ThreadCollective:
+    """One worker of a group of threads; sums and words go through shared slots between two barriers."""
+
+    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, slots: list[Any]):
+        self.rank, self.world_size = rank, world_size
+        self._barrier, self._slots = barrier, slots
+
+    def _gather(self, value: Any) -> list[Any]:
+        self._slots[self.rank] = value
+        self._barrier.wait()
+        everything = list(self._slots)
+        self._barrier.wait()
+        return everything
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        parts = self._gather(tensor.clone())
+        tensor.copy_(torch.stack(parts).sum(0))
+        return tensor
+
+    def broadcast(self, data: bytes) -> bytes:
+        return self._gather(data)[0]
+
+
+def run_workers(world_size: int, work: Callable[[Any], Any]) -> list[Any]:
+    """What work(collective) returns, or the exception it raises, on each of world_size workers."""
+    if world_size == 1:
+        return [_answer(work, SingleProcess())]
+    barrier = threading.Barrier(world_size, timeout=SECONDS_UNTIL_DEADLOCK)
+    slots: list[Any] = [None] * world_size
+    answers: list[Any] = [None] * world_size
+
+    def run(rank: int) -> None:
+        answers[rank] = _answer(work, ThreadCollective(rank, world_size, barrier, slots))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return answers
+
+
+def _answer(work: Callable[[Any], Any], collective: Any) -> Any:
+    try:
+        return work(collective)
+    except Exception as error:
+        return error
+
+
+def returned(answers: list[Any]) -> list[Any]:
+    """The answers, after raising the first that is an exception."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+def make_plan(**changes: Any) -> PrivacyPlan:
+    values = {
+        "target_epsilon": 50.0,
+        "target_delta": 1e-3,
+        "neighboring_relation": "add_or_remove_one",
+        "unit": "one image",
+        "sample_rate": 0.5,
+        "expected_batch_size": 6.0,
+        "max_grad_norm": 0.5,
+        "noise_multiplier": 2.0,
+        "steps": 4,
+        "spare_steps": 0,
+        "votes_noise_multiplier": None,
+        "is_private": False,
+    }
+    return PrivacyPlan(**{**values, **changes})
+
+
+def make_training(**changes: Any) -> TrainingSpec:
+    values = {"steps": 4, "noise_multiplicity": 2, "checkpoint_every": 2, "learning_rate": 0.01}
+    return TrainingSpec(**{**values, **changes})
+
+
+def make_records(num_records: int, *, has_surrogate: bool = False) -> PrivatePartition:
+    rng = np.random.default_rng(3)
+    latent, surrogate = (torch.from_numpy(rng.normal(size=(num_records, *SHAPE)).astype("f4")) for _ in range(2))
+    return PrivatePartition(
+        example_id=np.arange(num_records, dtype=np.int64) * 5 + 2,
+        latent=latent,
+        label=torch.from_numpy(rng.integers(-1, NUM_CLASSES, num_records)),
+        surrogate=surrogate if has_surrogate else None,
+    )
+
+
+def take(records: PrivatePartition, rows: Any) -> PrivatePartition:
+    """The partition of the rows given by position."""
+    rows = np.asarray(rows, dtype=np.int64)
+    surrogate = None if records.surrogate is None else records.surrogate[rows]
+    return PrivatePartition(
+        example_id=records.example_id[rows], latent=records.latent[rows], label=records.label[rows], surrogate=surrogate
+    )
+
+
+def make_state(*, width: int = 6, training: TrainingSpec | None = None) -> TrainState:
+    """A tiny denoiser whose zero layers are moved, so that every parameter learns from the first step."""
+    training = training or make_training()
+    model = build_denoiser(
+        DenoiserSpec(width=width, num_blocks=1, embedding_dim=4),
+        latent_shape=SHAPE,
+        num_conditions=NUM_CLASSES,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    # A large Adam epsilon keeps the step a smooth function of the gradient.
+    return TrainState(model, learning_rate=training.learning_rate, ema_decay=training.ema_decay, adam_epsilon=1e-3)
+
+
+def open_tiny_ledger(store: Store, plan: PrivacyPlan) -> Ledger:
+    return open_ledger(store, target_epsilon=plan.target_epsilon, target_delta=plan.target_delta, unit=plan.unit)
+
+
+def begin_attempt(store: Store, plan: PrivacyPlan, *, key: RunKey | None = None) -> PrivateAttempt:
+    ledger = open_tiny_ledger(store, plan)
+    return PrivateAttempt(
+        number=ledger.begin_attempt(plan.to_plain()), key=key or RunKey.fixed_for_debugging(1), ledger=ledger
+    )
+
+
+def train(
+    state: TrainState,
+    records: PrivatePartition,
+    attempt: PrivateAttempt,
+    folder: CheckpointFolder,
+    *,
+    collective: Any = None,
+    plan: PrivacyPlan | None = None,
+    training: TrainingSpec | None = None,
+    max_physical_batch_size: int = 1000,
+    **kwargs: Any,
+) -> bool:
+    """train_privately with the tiny problem's settings wherever none are given."""
+    return train_privately(
+        state,
+        records,
+        plan=plan or make_plan(),
+        attempt=attempt,
+        training=training or make_training(),
+        schedule=SCHEDULE,
+        alphas_cumprod=ALPHAS,
+        num_conditions=NUM_CLASSES,
+        collective=collective or SingleProcess(),
+        checkpoints=folder,
+        max_physical_batch_size=max_physical_batch_size,
+        **kwargs,
+    )
+
+
+def flat_weights(state: TrainState) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in state.model.parameters()])
