@@ -54,17 +54,26 @@ class HnswShard:
         """Returns approximate neighbours, ordered by (distance, trajectory_id), padded when k > n.
 
         queries: (q, d). num_threads changes speed only.
+        Guarantee: row i is a function of query i and the index alone, whatever the other queries are.
         Raises InputError for another dim or non-finite values, SpecError when num_neighbors < 1.
         """
         found = no_neighbors(len(queries), num_neighbors)
-        queries = prepare_vectors(queries, space=self.space, name="queries", dim=self.dim)
-        if len(queries) == 0:
+        prepared = prepare_vectors(queries, space=self.space, name="queries", dim=self.dim)
+        if len(prepared) == 0:
             return found
-        labels = self._candidates(queries, min(len(self), num_neighbors + _EXTRA_CANDIDATES), num_threads)
+        labels = self._candidates(prepared, min(len(self), num_neighbors + _EXTRA_CANDIDATES), num_threads)
+        if labels is None and len(prepared) > 1:
+            # Some search could not finish. Each then goes on alone, so that helping one changes no other.
+            alone = [self.query(one[None], num_neighbors, num_threads=num_threads) for one in np.asarray(queries)]
+            return Neighbors(
+                trajectory_id=np.concatenate([n.trajectory_id for n in alone]),
+                distance=np.concatenate([n.distance for n in alone]),
+            )
         if labels is None:
             # Stored keys and queries are prepared already; cosine over them would round a second time.
             ids, space = self.trajectory_ids, _stored_space(self.space)
-            return search_exact(self._stored_keys(ids), ids, queries, num_neighbors=num_neighbors, space=space)
+            return search_exact(self._stored_keys(ids), ids, prepared, num_neighbors=num_neighbors, space=space)
+        queries = prepared
         unique_labels, key = np.unique(labels, return_inverse=True)
         query, key = np.repeat(np.arange(len(queries)), labels.shape[1]), key.ravel()
         distance = pair_distances(queries, self._stored_keys(unique_labels), query, key, space=self.space)
@@ -119,8 +128,11 @@ class HnswShard:
         return cls(index, space=space, ef_search=ef_search)
 
     def _candidates(self, queries: np.ndarray, num_candidates: int, num_threads: int) -> np.ndarray | None:
-        """Returns (q, num_candidates) int64 labels, or None when the graph does not reach that many keys."""
-        for ef in (self.ef_search, len(self)):
+        """Returns (q, num_candidates) int64 labels, or None when the graph does not reach that many keys.
+
+        A single query that ef_search does not finish is tried with ef = n; several are not: they share ef.
+        """
+        for ef in (self.ef_search, len(self))[: 1 if len(queries) > 1 else 2]:
             self._index.set_ef(ef)
             try:
                 labels, _ = self._index.knn_query(queries, k=num_candidates, num_threads=num_threads)
