@@ -13,8 +13,8 @@ from rapid_dist.cli_edge import json_option, translated
 @click.command()
 @click.option("--sample-rate", type=float, required=True, help="Poisson inclusion probability a step.")
 @click.option("--noise-multiplier", type=float, required=True, help="Noise stddev over the clipping norm.")
-@click.option("--steps", type=int, required=True)
-@click.option("--delta", type=float, required=True)
+@click.option("--steps", type=int, required=True, help="Number of training steps.")
+@click.option("--delta", type=float, required=True, help="The delta that epsilon is stated at.")
 @json_option
 @translated
 def epsilon(sample_rate: float, noise_multiplier: float, steps: int, delta: float, as_json: bool) -> None:
@@ -38,10 +38,10 @@ def epsilon(sample_rate: float, noise_multiplier: float, steps: int, delta: floa
 
 
 @click.command()
-@click.option("--target-epsilon", type=float, required=True)
-@click.option("--delta", type=float, required=True)
+@click.option("--target-epsilon", type=float, required=True, help="The epsilon not to exceed.")
+@click.option("--delta", type=float, required=True, help="The delta that epsilon is stated at.")
 @click.option("--sample-rate", type=float, required=True, help="Poisson inclusion probability a step.")
-@click.option("--steps", type=int, required=True)
+@click.option("--steps", type=int, required=True, help="Number of training steps.")
 @json_option
 @translated
 def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: int, as_json: bool) -> None:

@@ -26,43 +26,52 @@ def run_workers(
 ) -> dict[str, Any]:
     """Runs fn(collective, arguments) on runtime.num_workers workers and returns what rank 0 returned.
 
-    A worker that dies takes the group with it and Ray Train starts a new group, at most runtime.max_failures times;
-    fn must resume by itself. arguments also get `say`, which prints on the driver, and `device`. An error of ours
+    A worker that dies takes the group with it and a new group starts, at most runtime.max_failures times; fn must
+    resume by itself. arguments also get `say`, which prints on the driver, and `device`. An error of ours
     is raised by every worker alike, is not retried, and is raised here.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     uses_gpu = runtime.device.startswith("cuda")
     cpus = max(1, available_cpus() // runtime.num_workers)
     with tempfile.TemporaryDirectory(prefix="rapid-dist-train-") as scratch, relayed_lines() as say_fn:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "fn": fn,
-                "arguments": {**arguments, "say": say_fn},
-                "threads": cpus,
-                "device": runtime.device,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=runtime.num_workers, use_gpu=uses_gpu, resources_per_worker={"CPU": cpus}
-            ),
-            run_config=RunConfig(
-                # A fresh name: Ray Train would otherwise take the run for a continuation of its own.
-                name=f"{name}-{secrets.token_hex(4)}",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=runtime.max_failures),
-            ),
-        )
-        try:
+
+        def fit() -> Any:
+            trainer = TorchTrainer(
+                _worker,
+                train_loop_config={
+                    "fn": fn,
+                    "arguments": {**arguments, "say": say_fn},
+                    "threads": cpus,
+                    "device": runtime.device,
+                },
+                scaling_config=ScalingConfig(
+                    num_workers=runtime.num_workers, use_gpu=uses_gpu, resources_per_worker={"CPU": cpus}
+                ),
+                run_config=RunConfig(
+                    # A fresh name: Ray Train would otherwise take the run for a continuation of its own.
+                    name=f"{name}-{secrets.token_hex(4)}",
+                    storage_path=scratch,
+                    failure_config=FailureConfig(max_failures=runtime.max_failures),
+                ),
+            )
             with _interruptible():
-                result = trainer.fit()
-        except TrainingFailedError as error:
-            raise errors.RapidDistError(
-                f"{name}: workers failed more than {runtime.max_failures} times; the last reason was "
-                f"{_last_line(error)}; run the same line again to resume"
-            ) from error
+                return trainer.fit()
+
+        for failures in range(runtime.max_failures + 1):
+            try:
+                result = fit()
+                break
+            except TrainingFailedError as error:
+                # A worker that dies while its group is starting ends a fit at once: Ray Train does not retry that.
+                if isinstance(error, ControllerError) and failures < runtime.max_failures:
+                    continue
+                raise errors.RapidDistError(
+                    f"{name}: workers failed more than {runtime.max_failures} times; the last reason was "
+                    f"{_last_line(error)}; run the same line again to resume"
+                ) from error
     answer = result.return_value
     if "error" in answer:
         raise errors.error_named(answer["error"], answer["message"])

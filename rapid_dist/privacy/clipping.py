@@ -110,14 +110,17 @@ def _linear_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) 
         layers = list(tape.outputs)
         output_gradients = torch.autograd.grad(loss, [tape.outputs[layer] for layer in layers])
     squared = torch.zeros(size, dtype=torch.float64, device=flat.device)
+    spread = torch.zeros_like(squared)
     for layer, g in zip(layers, output_gradients, strict=True):
-        g, a = g.reshape(size, draws, -1), tape.inputs[layer].reshape(size, draws, -1)
-        gram = torch.bmm(a, a.mT)
-        if layer.bias is not None:
-            gram = gram + 1
-        squared += (torch.bmm(g, g.mT).double() * gram.double()).sum((1, 2))
-    # Rounding can leave a tiny negative sum of what is a sum of squares.
-    factors = clip_factors(torch.where(squared < 0, torch.zeros_like(squared), squared), max_grad_norm)
+        g = g.reshape(size, draws, -1).double()
+        a = tape.inputs[layer].reshape(size, draws, -1).double()
+        gram = torch.bmm(a, a.mT) + (layer.bias is not None)
+        squared += (torch.bmm(g, g.mT) * gram).sum((1, 2))
+        lengths = g.square().sum(2).sqrt() * gram.diagonal(dim1=1, dim2=2).sqrt()
+        spread += lengths.sum(1).square()
+    # The sum below is float32: draws that cancel leave a rounding error of their own size, which must count too.
+    norms = squared.clamp(min=0).sqrt() + draws * 2.0**-22 * spread.sqrt()
+    factors = clip_factors(norms.square(), max_grad_norm)
     sums: dict[nn.Parameter, torch.Tensor] = {}
     weights = factors.to(flat.dtype)[:, None, None]
     for layer, g in zip(layers, output_gradients, strict=True):
@@ -137,9 +140,10 @@ ENGINES: dict[str, Callable[[nn.Module, PrivateBatch, float], list[torch.Tensor]
 
 
 def choose_engine(model: nn.Module) -> str:
-    """`linear` when every parameter belongs to a Linear layer, else `vmap`."""
-    linear = {id(p) for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)}
-    return "linear" if all(id(p) in linear for p in model.parameters()) else "vmap"
+    """`linear` when every parameter belongs to one Linear layer and no other, else `vmap`."""
+    owned = [id(p) for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)]
+    is_shared = len(set(owned)) < len(owned)
+    return "linear" if not is_shared and {id(p) for p in model.parameters()} == set(owned) else "vmap"
 
 
 def clipped_gradient_sum(

@@ -28,6 +28,7 @@ def build_statement(plan: PrivacyPlan, ledger: Ledger) -> dict[str, Any]:
 
     Guarantee: covers every charge in the ledger, of every attempt, used or not.
     """
+    ledger.refresh()
     charges = ledger.charges
     result = compute_epsilon(charges, delta=plan.target_delta)
     check_agreement(result)

@@ -224,7 +224,7 @@ class SamplingSpec:
 
     num_samples: int = 20000
     num_steps: int = 100  # DDIM steps a full run from T to 0 would take
-    eta: float = 0.0  # 0 is deterministic DDIM, 1 as stochastic as DDPM
+    eta: float = 1.0  # 1 as stochastic as DDPM; 0 is deterministic DDIM, where equal starts give equal images
     guidance: float = 0.0  # classifier-free guidance; 0 is off and costs one evaluation a step
     starts: str = "nearest"  # nearest: the public state's neighbour; votes: within a prototype drawn by class votes
     class_proportions: tuple[float, ...] | None = None  # None: uniform over data.num_classes
@@ -261,7 +261,11 @@ class EvaluationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSpec:
-    """Speed and place only: no value here may change a result beyond rounding, so it is not in any digest."""
+    """Speed and place only, so it is not in any digest.
+
+    Nothing private depends on it beyond rounding. Public training draws other batches with another num_workers, and
+    so gives other, equally good, public weights.
+    """
 
     num_workers: int = 1
     device: str = "cpu"

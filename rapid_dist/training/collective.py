@@ -18,6 +18,7 @@ class Collective(Protocol):
 
     rank: int
     world_size: int
+    device: str
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elementwise sum over all workers, in place; every worker gets the same tensor."""
@@ -31,6 +32,7 @@ class SingleProcess:
 
     rank = 0
     world_size = 1
+    device = "cpu"
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
@@ -46,7 +48,7 @@ class TorchCollective:
         import torch.distributed as dist
 
         self._dist = dist
-        self._device = device
+        self.device = device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -57,9 +59,9 @@ class TorchCollective:
     def broadcast(self, data: bytes) -> bytes:
         if self.world_size == 1:
             return data
-        length = torch.tensor([len(data)], dtype=torch.int64, device=self._device)
+        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
         self._dist.broadcast(length, src=0)
-        payload = torch.zeros(int(length), dtype=torch.uint8, device=self._device)
+        payload = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
         if self.rank == 0:
             payload.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         self._dist.broadcast(payload, src=0)
@@ -77,7 +79,7 @@ def agree(collective: Collective, fn: Callable[[], Value]) -> Value:
         value = fn()
     except errors.RapidDistError as error:
         failure = error
-    failed = collective.sum(torch.tensor([0.0 if failure is None else 1.0]))
+    failed = collective.sum(torch.tensor([0.0 if failure is None else 1.0], device=collective.device))
     if failure is not None:
         raise failure
     if failed.item() > 0:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.clipping import clipped_gradient_sum
 from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.keyed import RunKey
@@ -111,6 +112,8 @@ def train_privately(
     Guarantee: before a step's noise exists, its charge is durable in the ledger; a step that cannot be paid for
     is not taken.
     """
+    if attempt.key.is_private != plan.is_private:
+        raise PrivacyError("the run key and the plan disagree on whether this is a debugging run; make both anew")
     parameters = list(state.model.parameters())
     while state.step < training.steps:
         paid = _charge_block(attempt, plan, training, state.step, collective)

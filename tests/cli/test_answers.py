@@ -28,15 +28,22 @@ def test_the_commands_are_the_stages_and_what_joins_them():
     assert set(main.commands) >= {"ingest", *STAGES, "run", "demo"}
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
-def test_the_help_of_every_command_lists_its_options(call, name):
-    result = call(name, "--help")
+def leaves(group, *names):
+    """Every command that is no group, as (its words, the command)."""
+    for name, command in sorted(group.commands.items()):
+        yield from leaves(command, *names, name) if isinstance(command, click.Group) else [((*names, name), command)]
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*leaf, id=" ".join(leaf[0])) for leaf in leaves(main)])
+def test_the_help_of_every_command_says_what_it_does_and_lists_its_options(call, words, command):
+    result = call(*words, "--help")
     assert result.exit_code == 0
-    options = [p for p in main.commands[name].params if isinstance(p, click.Option)]
-    assert {"--out", "--json"} <= {option.opts[0] for option in options}
+    assert command.help.split(".")[0].split()[0] in result.stdout
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert "--json" in {option.opts[0] for option in options}
     for option in options:
         assert option.opts[0] in result.stdout
-        assert option.help
+        assert option.help, option.opts[0]
         assert option.help.split()[0] in result.stdout
 
 

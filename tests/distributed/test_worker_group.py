@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+from ray.train.v2.api.exceptions import ControllerError
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.worker_group import run_workers
-from rapid_dist.errors import SpecError
+from rapid_dist.errors import RapidDistError, SpecError
 from rapid_dist.specs import RuntimeSpec
 
 TWO_WORKERS = RuntimeSpec(num_workers=2, max_failures=2)
@@ -41,6 +44,33 @@ def add_and_die_once(collective, arguments):
         if collective.rank == 0:
             store.write_bytes("reached", str(reached).encode())
     return {"rank": collective.rank, "started_at": started_at, "reached": reached}
+
+
+class StartsAtTheThirdTry:
+    """Stands for TorchTrainer: its group dies twice while it starts, which Ray Train itself does not retry."""
+
+    tries: ClassVar[list[str]] = []
+
+    def __init__(self, worker, *, run_config, **settings):
+        self.tries.append(run_config.name)
+
+    def fit(self):
+        if len(self.tries) < 3:
+            raise ControllerError(RuntimeError("a worker died while its group started"))
+        return SimpleNamespace(return_value={"tries": len(self.tries)})
+
+
+@pytest.mark.parametrize(("max_failures", "is_enough"), [(2, True), (1, False)])
+def test_a_group_that_dies_while_it_starts_is_started_again(ray_cluster, monkeypatch, max_failures, is_enough):
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", StartsAtTheThirdTry)
+    monkeypatch.setattr(StartsAtTheThirdTry, "tries", [])
+    runtime = RuntimeSpec(max_failures=max_failures)
+    if is_enough:
+        assert run_workers(add_then_refuse, {}, runtime=runtime, name="starting") == {"tries": 3}
+    else:
+        with pytest.raises(RapidDistError, match=r"failed more than 1 times.*died while its group started.*resume"):
+            run_workers(add_then_refuse, {}, runtime=runtime, name="starting")
+    assert len(set(StartsAtTheThirdTry.tries)) == max_failures + 1
 
 
 def test_workers_sum_and_their_lines_and_our_error_reach_the_driver_without_a_retry(ray_cluster, tmp_path, capfd):

@@ -115,3 +115,9 @@ def test_the_key_is_made_at_the_query_step_without_guidance():
 def test_one_step_and_a_stochastic_sampler_go_together():
     spec = spec_with(eta=1.0, num_steps=1, schedule={"query_step": 49, "split_step": 48})
     assert start_ids(spec).shape == (300,)
+
+
+def test_even_the_smallest_uniform_picks_no_share_of_zero():
+    shares = np.array([[0.0, 0.0, 1.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert starts._pick(shares, np.zeros(3)).tolist() == [2, 0, -1]
+    assert starts._pick(shares, np.full(3, 1 - 2.0**-53)).tolist() == [2, 2, -1]

@@ -30,6 +30,8 @@ SECONDS_UNTIL_DEADLOCK = 60
 class ThreadCollective:
     """One worker of a group of threads; sums and words go through shared slots between two barriers."""
 
+    device = "cpu"
+
     def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, slots: list[Any]):
         self.rank, self.world_size = rank, world_size
         self._barrier, self._slots = barrier, slots
@@ -149,9 +151,8 @@ def open_tiny_ledger(store: Store, plan: PrivacyPlan) -> Ledger:
 
 def begin_attempt(store: Store, plan: PrivacyPlan, *, key: RunKey | None = None) -> PrivateAttempt:
     ledger = open_tiny_ledger(store, plan)
-    return PrivateAttempt(
-        number=ledger.begin_attempt(plan.to_plain()), key=key or RunKey.fixed_for_debugging(1), ledger=ledger
-    )
+    fitting = RunKey.fresh() if plan.is_private else RunKey.fixed_for_debugging(1)
+    return PrivateAttempt(number=ledger.begin_attempt(plan.to_plain()), key=key or fitting, ledger=ledger)
 
 
 def train(

@@ -416,9 +416,17 @@ def test_a_new_attempt_chooses_other_records_and_other_noise(place, monkeypatch)
 
 def test_a_fresh_key_makes_a_run_that_nobody_can_repeat(tmp_path):
     weights = [
-        flat_weights(run_group(Place(tmp_path / str(i)), [make_records(12)], key=RunKey.fresh())[0]) for i in range(2)
+        flat_weights(run_group(Place(tmp_path / str(i)), [make_records(12)], plan=make_plan(is_private=True))[0])
+        for i in range(2)
     ]
     assert not torch.allclose(weights[0], weights[1], atol=1e-4)
+
+
+def test_a_debugging_key_under_a_private_plan_is_refused_before_any_charge(place):
+    attempt = begin_attempt(place.ledger, make_plan(), key=RunKey.fixed_for_debugging(1))
+    with pytest.raises(PrivacyError, match="debugging"):
+        train(make_state(), make_records(12), attempt, place.checkpoints, plan=make_plan(is_private=True))
+    assert attempt.ledger.charges == ()
 
 
 def test_only_rank_zero_writes_checkpoints(tmp_path):
