@@ -61,9 +61,22 @@ class Run:
         """Runs the named stages in order within one Ray session; finished ones are skipped and say so."""
         from rapid_dist.distributed.session import ray_session
 
+        if "train" in stages and read_manifest(self.store(layout.TRAIN)) is None:
+            self._say_cost()
         self.save_spec()
         with ray_session(self.spec.runtime):
             return [result for name in stages for result in _STAGES[name](self)]
+
+    def _say_cost(self) -> None:
+        """Says what training will cost before any stage runs. Raises SpecError when the budget cannot pay for it."""
+        from rapid_dist.privacy.plan import build_plan
+
+        plan = build_plan(self.spec)
+        cost = plan.planned_epsilon().pld
+        say(
+            f"plan       noise multiplier {plan.noise_multiplier:.4f} for {plan.steps} steps: epsilon {cost:.4f} of "
+            f"{plan.target_epsilon:g} at delta {plan.target_delta:g}"
+        )
 
     def report(self) -> dict[str, Any]:
         """The report of a finished run, with the seconds that evaluation itself took."""

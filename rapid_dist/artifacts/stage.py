@@ -23,9 +23,18 @@ BEGUN = "begun.json"
 class StageFolder:
     """One stage's output folder. `finished` is its manifest when there is nothing left to do, else None."""
 
-    def __init__(self, store: Store, *, stage: str, spec: Mapping[str, Any], inputs: Mapping[str, str]):
+    def __init__(
+        self,
+        store: Store,
+        *,
+        stage: str,
+        spec: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        disposable: Sequence[str] = (),
+    ):
+        """disposable: sub-folders that an unfinished stage may lose to another spec; none means it is refused."""
         self.store, self.stage = store, stage
-        self.spec, self.inputs = dict(spec), dict(inputs)
+        self.spec, self.inputs, self.disposable = dict(spec), dict(inputs), tuple(disposable)
         self._started = time.monotonic()
         self.finished = self._check_finished()
         if self.finished is None:
@@ -41,9 +50,15 @@ class StageFolder:
         mine = {"stage": self.stage, "spec": self.spec, "inputs": self.inputs}
         if self.store.exists(BEGUN):
             begun = json.loads(self.store.read_bytes(BEGUN))
-            self._refuse_other(begun["stage"], begun["spec"], begun["inputs"])
-        else:
-            self.store.write_bytes(BEGUN, json.dumps(mine, indent=1).encode())
+            try:
+                self._refuse_other(begun["stage"], begun["spec"], begun["inputs"])
+                return
+            except ArtifactError:
+                if not self.disposable or begun["stage"] != self.stage:
+                    raise
+            for relative in self.disposable:
+                self.store.delete_folder(relative)
+        self.store.write_bytes(BEGUN, json.dumps(mine, indent=1).encode())
 
     def _refuse_other(self, stage: str, spec: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
         if stage != self.stage:

@@ -61,7 +61,10 @@ def run_ingest(
             f"{source_uri} has no labels but classes are asked for; use class sub-folders, a label column, "
             "or set data.num_classes to 0"
         )
-    folder = StageFolder(out, stage=INGEST, spec=spec, inputs=inputs)
+    # A source that was refused asks for other settings (skip_corrupt, image_size): they may use the same folder.
+    folder = StageFolder(
+        out, stage=INGEST, spec=spec, inputs=inputs, disposable=("parts", f"progress-{INGEST}")
+    )
     if folder.finished is not None:
         return folder.finished
     results = map_parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import signal
 import tempfile
@@ -35,7 +36,13 @@ def run_workers(
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     uses_gpu = runtime.device.startswith("cuda")
-    cpus = max(1, available_cpus() // runtime.num_workers)
+    total = available_cpus()
+    if runtime.num_workers > total and not os.environ.get("RAY_ADDRESS"):
+        raise errors.SpecError(
+            f"runtime.num_workers is {runtime.num_workers} but this Ray has {total} CPUs and would wait for ever; "
+            "use fewer workers, or raise runtime.num_cpus"
+        )
+    cpus = max(1, total // runtime.num_workers)
     with tempfile.TemporaryDirectory(prefix="rapid-dist-train-") as scratch, relayed_lines() as say_fn:
 
         def fit() -> Any:

@@ -52,6 +52,8 @@ def clip_factors(squared_norms: torch.Tensor, max_grad_norm: float) -> torch.Ten
 
 def _zero_non_finite(rows: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Rows of examples with factor zero become zero, since 0 * NaN would be NaN. rows: (B, ...)."""
+    if bool((factors > 0).all()):  # the usual case; the copy would change nothing
+        return rows
     return torch.where((factors > 0).reshape(-1, *[1] * (rows.dim() - 1)), rows, torch.zeros_like(rows))
 
 

@@ -12,6 +12,7 @@ ASSUMPTIONS = (
     "sample rate, clipping norm, noise, number of steps and the nominal size were fixed beforehand and are public",
     "the number of classes and the proportions sampled are public statements, not counted on the private data",
     "public images, and everything trained on them, are not protected; a person in both sets is unprotected there",
+    "how long stages took, in logs, manifests and reports, is not protected",
     "the epsilon of any one person is the stated one only if that person contributed one unit",
 )
 

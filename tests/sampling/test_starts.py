@@ -90,7 +90,7 @@ def test_voted_starts_come_from_the_drawn_prototype_and_spread_over_it():
 
 def test_a_prototype_with_fewer_entries_than_asked_for_still_gives_a_start(monkeypatch):
     monkeypatch.setattr(starts, "PROTOTYPE_NEIGHBORS", NUM_ROWS)
-    found = start_ids(spec_with(), voted=VOTED)
+    found = start_ids(spec_with(eta=0.0), voted=VOTED)
     assert np.array_equal(found // 3 % NUM_PROTOTYPES, draw_prototypes(VOTED, LABEL, INDEX, seed=0))
     assert len(set(found[LABEL == 0])) == NUM_ROWS // NUM_PROTOTYPES
 
