@@ -14,7 +14,7 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError
 from rapid_dist.specs import RunSpec, parse_spec
 from rapid_dist.specs.parsing import differing_keys
-from rapid_dist.telemetry import format_seconds, say
+from rapid_dist.telemetry import format_seconds, headed, say
 
 STAGES = ("ingest", "pretrain", "build-kb", "train", "sample", "evaluate")
 
@@ -74,8 +74,11 @@ class Run:
         plan = build_plan(self.spec)
         cost = plan.planned_epsilon().pld
         say(
-            f"plan       noise multiplier {plan.noise_multiplier:.4f} for {plan.steps} steps: epsilon {cost:.4f} of "
-            f"{plan.target_epsilon:g} at delta {plan.target_delta:g}"
+            headed(
+                "plan",
+                f"noise multiplier {plan.noise_multiplier:.4f} for {plan.steps} steps: epsilon {cost:.4f} of "
+                f"{plan.target_epsilon:g} at delta {plan.target_delta:g}",
+            )
         )
 
     def report(self) -> dict[str, Any]:
@@ -112,16 +115,16 @@ def _told(name: str, store: Store, results: list[StageResult]) -> Iterator[None]
     """Says that a stage begins or is skipped, and keeps its result."""
     skipped = read_manifest(store) is not None
     if not skipped:
-        say(f"{name:<10} begins")
+        say(headed(name, "begins"))
     started = time.monotonic()
     yield
     manifest: Manifest = read_manifest(store)
     seconds = manifest.seconds
     if skipped:
-        say(f"{name:<10} skipped: {store.uri} already matches its inputs and spec")
+        say(headed(name, f"skipped: {store.uri} already matches its inputs and spec"))
     else:
         seconds = time.monotonic() - started
-        say(f"{name:<10} done in {format_seconds(seconds)}: {store.uri}")
+        say(headed(name, f"done in {format_seconds(seconds)}: {store.uri}"))
     results.append(StageResult(stage=name, uri=store.uri, seconds=round(manifest.seconds, 1), skipped=skipped))
 
 
@@ -139,7 +142,7 @@ def _ingest(run: Run) -> list[StageResult]:
     if data.test is not None:
         jobs.append(("test", data.test, run.test, private))
     for name, source, store, arguments in jobs:
-        with _told(f"ingest {name}"[:10], store, results):
+        with _told(f"ingest {name}", store, results):
             if Store(source).uri == store.uri:
                 open_artifact(store, stage="ingest", privacy_classes=_classes_for(name))
             else:
@@ -166,7 +169,7 @@ def _build_knowledge_base(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     if run.knowledge_base is None:
-        say("build-kb   not needed: split_step equals num_train_timesteps, so nothing is retrieved")
+        say(headed("build-kb", "not needed: split_step equals num_train_timesteps, so nothing is retrieved"))
         return results
     with _told("build-kb", run.knowledge_base, results):
         run_build_knowledge_base(run.spec, run.public, run.store(layout.PRETRAIN), run.knowledge_base)
@@ -197,7 +200,7 @@ def _sample(run: Run) -> list[StageResult]:
     pretrain, samples, public = (run.store(f) for f in (layout.PRETRAIN, layout.SAMPLES, layout.PUBLIC_SAMPLES))
     with _told("sample", samples, results):
         run_sample(run.spec, pretrain, run.knowledge_base, run.store(layout.TRAIN), samples)
-    with _told("sample pub", public, results):
+    with _told("sample public-only", public, results):
         run_sample_public_only(run.spec, pretrain, public)
     return results
 

@@ -9,6 +9,11 @@ from collections.abc import Callable
 Say = Callable[[str], None]
 
 
+def headed(name: str, text: str) -> str:
+    """A line whose first column says which work it is about."""
+    return f"{name:<18} {text}"
+
+
 def say(line: str) -> None:
     """Prints a line for people; stdout stays free for results."""
     print(line, file=sys.stderr, flush=True)
@@ -31,7 +36,8 @@ class Progress:
         rate = (done - self._first) / max(now - self._started, 1e-9)
         left = (self.total - done) / rate if rate > 0 else float("inf")
         tail = f"  {note}" if note else ""
-        self._say(f"{self.name:<10} {done}/{self.total}  {rate:.1f}/s  {format_seconds(left)} left{tail}")
+        text = f"{done}/{self.total}  {rate:.1f}/s  {format_seconds(left)} left{tail}"
+        self._say(headed(self.name, text))
 
 
 def format_seconds(seconds: float) -> str:

@@ -39,14 +39,14 @@ def test_rate_and_time_left_count_only_what_this_run_did(clock):
     progress = Progress("train", 100, first=50, every_seconds=0.0, say_fn=lines.append)
     clock.now += 10
     progress.update(70, "epsilon 1")
-    assert lines == ["train      70/100  2.0/s  15 s left  epsilon 1"]
+    assert lines == ["train              70/100  2.0/s  15 s left  epsilon 1"]
 
 
 def test_no_progress_is_an_unknown_time_and_no_error(clock):
     lines = []
     progress = Progress("train", 100, every_seconds=0.0, say_fn=lines.append)
     progress.update(0)
-    assert lines == ["train      0/100  0.0/s  unknown time left"]
+    assert lines == ["train              0/100  0.0/s  unknown time left"]
 
 
 @pytest.mark.parametrize(

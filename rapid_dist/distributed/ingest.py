@@ -17,7 +17,7 @@ from rapid_dist.distributed.session import available_cpus
 from rapid_dist.errors import InputError, PrivacyError
 from rapid_dist.ingest.decode import mixed_shapes_error
 from rapid_dist.ingest.sources import SourceUnit, discover
-from rapid_dist.telemetry import say
+from rapid_dist.telemetry import headed, say
 
 
 def run_ingest(
@@ -165,6 +165,6 @@ def _facts(source_uri: str, results: list[dict[str, Any]], class_names: tuple[st
 def _tell(source_uri: str, results: list[dict[str, Any]]) -> None:
     corrupt, dropped = (sum(r[name] for r in results) for name in ("num_corrupt", "num_dropped"))
     if corrupt:
-        say(f"ingest     left out {corrupt} corrupt images of {source_uri}")
+        say(headed(INGEST, f"left out {corrupt} corrupt images of {source_uri}"))
     if dropped:
-        say(f"ingest     left out {dropped} private records whose pixels equal a public one")
+        say(headed(INGEST, f"left out {dropped} private records whose pixels equal a public one"))

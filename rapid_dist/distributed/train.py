@@ -21,7 +21,7 @@ from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import count_votes, noise_histogram
 from rapid_dist.privacy.statement import build_statement, not_private_reasons
 from rapid_dist.specs import RunSpec
-from rapid_dist.telemetry import Progress, say
+from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
 from rapid_dist.training.private_inputs import PrivateInputs, load_private_inputs, start_model
 from rapid_dist.training.private_loop import PrivateAttempt, train_privately
@@ -73,8 +73,11 @@ def run_train(
     paid = read_ledger(ledger)
     if not answer["completed"]:
         say(
-            f"train      stopped at step {answer['step']} of {spec.training.steps}: the next step would exceed "
-            f"epsilon {plan.target_epsilon:g} (restarts used up the spare steps)"
+            headed(
+                TRAIN,
+                f"stopped at step {answer['step']} of {spec.training.steps}: the next step would exceed epsilon "
+                f"{plan.target_epsilon:g} (restarts used up the spare steps)",
+            )
         )
     statement = build_statement(plan, paid)
     return folder.finish(

@@ -16,6 +16,7 @@ from rapid_dist.evaluation.likeness import LikenessResult, measure_likeness
 from rapid_dist.evaluation.pictures import image_grid
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import EvaluationSpec
+from rapid_dist.telemetry import headed
 
 NO_TEST = "no held-out images were given (data.test)"
 NO_CLASSES = "the run has no classes (data.num_classes is 0)"
@@ -64,7 +65,7 @@ def measure_run(
             "public images have no labels to train features on, and evaluation.feature_weights names no network",
         )
     else:
-        say_fn(f"evaluate   likeness on {extractor.name}")
+        say_fn(headed("evaluate", f"likeness on {extractor.name}"))
         measured.likeness = measure_likeness(
             reference.image,
             tables.synthetic.image,
@@ -75,7 +76,7 @@ def measure_run(
     if tables.test is None:
         measured.reasons["copy_check"] = NO_TEST
     else:
-        say_fn("evaluate   nearest private example of each sample")
+        say_fn(headed("evaluate", "nearest private example of each sample"))
         samples = _subset(tables.synthetic, spec.max_likeness_examples, spec.seed).image
         measured.copy_check = check_copies(
             samples, tables.train.image, tables.test.image, seed=spec.seed, device=device
@@ -96,7 +97,7 @@ def _measure_accuracies(spec, tables: Tables, measured: Measurements, train_fn, 
         "real": _subset(tables.train, len(tables.synthetic), spec.seed),
     }
     for name, table in sources.items():
-        say_fn(f"evaluate   classifier trained on {name} images")
+        say_fn(headed("evaluate", f"classifier trained on {name} images"))
         model = train_fn(table.image, table.label, num_classes=num_classes)
         measured.accuracies[name] = accuracy_of(model, tables.test.image, tables.test.label)
 

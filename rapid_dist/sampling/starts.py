@@ -16,6 +16,8 @@ from rapid_dist.retrieval.search import KnowledgeBaseSearch
 from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
 
+PROTOTYPE_NEIGHBORS = 16  # entries of a drawn prototype, nearest to the public state, that a sample may start from
+
 
 @dataclass(frozen=True, kw_only=True)
 class VotedPrototypes:
@@ -99,6 +101,3 @@ def retrieve_starts(
     else:
         nearest = nearest_trajectories(keys, label, search, spec.knowledge_base.label_map)
     return torch.from_numpy(search.values_of(nearest)).to(device)
-
-
-PROTOTYPE_NEIGHBORS = 16  # entries of a drawn prototype, nearest to the public state, that a sample may start from
