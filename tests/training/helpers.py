@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.diffusion.denoisers import build_denoiser
 from rapid_dist.diffusion.schedule import make_alphas_cumprod
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.ledger import Ledger, open_ledger
+from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.training.collective import SingleProcess
@@ -186,3 +187,31 @@ def train(
 
 def flat_weights(state: TrainState) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in state.model.parameters()])
+
+
+class Place:
+    """A ledger and a checkpoint folder beside each other."""
+
+    def __init__(self, path):
+        self.ledger = Store(path / "ledger")
+        self.checkpoints = CheckpointFolder(Store(path / "checkpoints"))
+
+    @property
+    def charges(self):
+        return read_ledger(self.ledger).charges
+
+
+def run_group(place: Place, parts: list, *, key=None, plan=None, **settings) -> list:
+    """Trains one fresh state per worker, each on its part; returns the states."""
+    plan = plan or make_plan()
+    first = begin_attempt(place.ledger, plan, key=key)
+
+    def work(collective):
+        ledger = first.ledger if collective.rank == 0 else None
+        attempt = replace(first, ledger=ledger)
+        state = make_state()
+        mine = parts[collective.rank]
+        assert train(state, mine, attempt, place.checkpoints, collective=collective, plan=plan, **settings)
+        return state
+
+    return returned(run_workers(len(parts), work))
