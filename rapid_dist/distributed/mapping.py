@@ -42,16 +42,6 @@ class _Guarded:
         return {"part": index, "answer": json.dumps(answer)}
 
 
-def _bound(make_fn: MakeFn, arguments: tuple[Any, ...], parts: FinishedParts) -> type:
-    """_Guarded with its arguments inside the class: as constructor arguments Ray warns that a restart may lose them."""
-
-    class Bound(_Guarded):
-        def __init__(self) -> None:
-            super().__init__(make_fn, arguments, parts)
-
-    return Bound
-
-
 def _run_once(row: dict[str, Any], make_fn: MakeFn, arguments: tuple[Any, ...], parts: FinishedParts) -> dict[str, Any]:
     return _Guarded(make_fn, arguments, parts)(row)
 
@@ -87,7 +77,8 @@ def map_parts(
         dataset = ray.data.from_items([{"id": i} for i in missing], override_num_blocks=len(missing))
         if keeps_state and len(missing) > 1:
             pool = ray.data.ActorPoolStrategy(size=min(num_actors, len(missing)))
-            mapped = dataset.map(_bound(make_fn, arguments, finished), compute=pool, num_cpus=ACTOR_CPUS)
+            given = (make_fn, arguments, finished)
+            mapped = dataset.map(_Guarded, fn_constructor_args=given, compute=pool, num_cpus=ACTOR_CPUS)
         else:
             mapped = dataset.map(_run_once, fn_args=(make_fn, arguments, finished))
         failures: dict[int, dict[str, Any]] = {}
