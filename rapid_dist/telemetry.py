@@ -30,7 +30,9 @@ class Progress:
     def update(self, done: int, note: str = "") -> None:
         """Says a line when enough time has passed since the last one, and always at the end."""
         now = time.monotonic()
-        if now - self._last < self.every_seconds and done < self.total:
+        # Long work says less often: the pause grows with the time taken.
+        pause = max(self.every_seconds, (now - self._started) / 20)
+        if now - self._last < pause and done < self.total:
             return
         self._last = now
         rate = (done - self._first) / max(now - self._started, 1e-9)
