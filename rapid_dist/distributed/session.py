@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 from rapid_dist.specs import RuntimeSpec
@@ -46,13 +47,27 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
+    if not os.environ.get("RAY_ADDRESS"):
         # The dashboard stays on: Ray Train asks its State API, and without it complains or waits for ever.
-        ray.init(num_cpus=_sessions[0].num_cpus if _sessions else None, include_dashboard=True, **quiet)
+        quiet |= {"num_cpus": _sessions[0].num_cpus if _sessions else None, "include_dashboard": True}
+    with _silent_core():
+        ray.init(**quiet)
     _owns_ray = bool(_sessions)
     _quieten()
+
+
+@contextlib.contextmanager
+def _silent_core() -> Iterator[None]:
+    """Keeps what Ray's core prints while it starts off the terminal; what goes wrong is raised all the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _stop_own_ray() -> None:
