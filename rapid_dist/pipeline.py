@@ -61,9 +61,9 @@ class Run:
         """Runs the named stages in order within one Ray session; finished ones are skipped and say so."""
         from rapid_dist.distributed.session import ray_session
 
+        self.save_spec()
         if "train" in stages and read_manifest(self.store(layout.TRAIN)) is None:
             self._say_cost()
-        self.save_spec()
         with ray_session(self.spec.runtime):
             return [result for name in stages for result in _STAGES[name](self)]
 
