@@ -20,15 +20,8 @@ from rapid_dist.cli_edge import json_option, translated
 def epsilon(sample_rate: float, noise_multiplier: float, steps: int, delta: float, as_json: bool) -> None:
     """Print the epsilon of DP-SGD by three accountants, under adding or removing one record."""
     from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
-    from rapid_dist.privacy.charges import Charge
 
-    charge = Charge(
-        mechanism="poisson_gaussian",
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        num_steps=steps,
-        purpose="training",
-    )
+    charge = _training_charge(sample_rate, noise_multiplier, steps)
     result = compute_epsilon((charge,), delta=delta)
     check_agreement(result)
     if as_json:
@@ -48,18 +41,11 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     """Print the smallest noise multiplier whose epsilon stays within the target."""
     from rapid_dist.privacy.accounting import epsilon_pld
     from rapid_dist.privacy.calibration import calibrate_noise_multiplier
-    from rapid_dist.privacy.charges import Charge
 
     noise_multiplier = calibrate_noise_multiplier(
         target_epsilon=target_epsilon, delta=delta, sample_rate=sample_rate, num_steps=steps
     )
-    charge = Charge(
-        mechanism="poisson_gaussian",
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        num_steps=steps,
-        purpose="training",
-    )
+    charge = _training_charge(sample_rate, noise_multiplier, steps)
     spent = epsilon_pld((charge,), delta)
     if as_json:
         click.echo(json.dumps({"noise_multiplier": noise_multiplier, "pld": spent, "delta": delta}))
@@ -122,6 +108,18 @@ def verify(uri: str, as_json: bool) -> None:
         return
     click.echo(f"the chain is whole; its head is {book.head}")
     _print_accountants(result)
+
+
+def _training_charge(sample_rate: float, noise_multiplier: float, steps: int) -> Any:
+    from rapid_dist.privacy.charges import Charge
+
+    return Charge(
+        mechanism="poisson_gaussian",
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        num_steps=steps,
+        purpose="training",
+    )
 
 
 def _print_accountants(result: Any) -> None:
