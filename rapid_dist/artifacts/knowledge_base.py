@@ -47,3 +47,4 @@ def open_knowledge_base(spec: KnowledgeBaseSpec, store: Store, manifest: Manifes
             hnsw = HnswShard.from_bytes(data, dim=keys.shape[1], space=spec.space, ef_search=ef)
         shards.append(OpenShard(keys=keys, index=hnsw, **columns))
     return KnowledgeBaseSearch(shards, space=spec.space, method=spec.method)
+

@@ -49,7 +49,9 @@ def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out:
         num_actors=available_cpus(),
     )
     files = tuple(FileEntry(**r["file"]) for r in trajectories)
-    (prototypes,) = map_parts(_make_prototype_fitter, (spec, out, files), 1, store=out, name="prototypes", num_actors=1)
+    (prototypes,) = map_parts(
+        _make_prototype_fitter, (spec, out, files), 1, store=out, name="prototypes", num_actors=1
+    )
     num_shards = min(spec.knowledge_base.num_shards, sum(f.rows for f in files))
     shards = map_parts(
         _make_shard_builder,
@@ -111,7 +113,9 @@ def _make_trajectory_maker(
             "value": value.cpu().numpy().astype(np.float16),
             "label": np.repeat(table.label, draws),
         }
-        entry = write_file(out, f"trajectories/part-{index:05d}.parquet", table_bytes(columns), rows=len(trajectory_id))
+        entry = write_file(
+            out, f"trajectories/part-{index:05d}.parquet", table_bytes(columns), rows=len(trajectory_id)
+        )
         return {"file": asdict(entry)}
 
     return make_trajectories

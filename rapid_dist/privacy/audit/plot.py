@@ -77,7 +77,7 @@ def _draw_errors(axes: Any, kind: CanaryResult) -> None:
     inside, outside = np.sort(kind.scores[kind.is_in]), np.sort(kind.scores[~kind.is_in])
     false_negative = np.searchsorted(inside, thresholds, side="right") / len(inside)
     false_positive = 1 - np.searchsorted(outside, thresholds, side="right") / len(outside)
-    axes.plot(false_positive, false_negative, color="#1f77b4", label="seen")
+    axes.plot(false_positive, false_negative, "--", color="black", lw=1.5, zorder=3, label="seen")
     x = np.linspace(1e-6, 1 - 1e-6, 400)
     allowed = ndtr(-ndtri(x) - mu_of_epsilon(kind.claimed_epsilon, kind.setting["delta"]))
     axes.fill_between(x, 0, allowed, color=_CLAIM, alpha=0.15, label="fewer errors than the claim allows")
