@@ -13,12 +13,12 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.diffusion.schedule import make_alphas_cumprod
 from rapid_dist.errors import RapidDistError
 from rapid_dist.privacy.audit.replay import Recording
-from rapid_dist.privacy.ledger import open_ledger, read_ledger
+from rapid_dist.privacy.ledger import join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.training.audit.canary_model import NUM_CLASSES, AuditRecords, build_canary_model
 from rapid_dist.training.collective import Collective, on_rank_zero
-from rapid_dist.training.private_run import open_attempt, run_attempt
+from rapid_dist.training.private_run import open_attempt, train_attempt
 from rapid_dist.training.state import CheckpointFolder
 
 
@@ -109,8 +109,7 @@ def observe(trial: Trial, collective: Collective, work: Store) -> Recording:
 def _run(trial: Trial, model: torch.nn.Module, watch: Watch, seen: _Seen, work: Store, crash_after: int | None) -> bool:
     """One attempt, from the newest checkpoint if there is one."""
     plan, store = trial.plan, work.child("ledger")
-    terms = {"target_epsilon": plan.target_epsilon, "target_delta": plan.target_delta, "unit": plan.unit}
-    ledger = open_ledger(store, **terms) if watch.rank == 0 else None
+    ledger = join_ledger(store, **plan.ledger_terms()) if watch.rank == 0 else None
     attempt = open_attempt(plan, ledger=ledger, job=trial.name, debug_fixed_key=trial.debug_key, collective=watch)
     watch.take_sums()
 
@@ -126,7 +125,7 @@ def _run(trial: Trial, model: torch.nn.Module, watch: Watch, seen: _Seen, work: 
                 seen.charges.append(read_ledger(store).spent_steps)
             raise Crash
 
-    _, completed = run_attempt(
+    _, completed = train_attempt(
         model,
         trial.records.part(watch.rank, watch.world_size),
         plan=plan,
@@ -139,7 +138,7 @@ def _run(trial: Trial, model: torch.nn.Module, watch: Watch, seen: _Seen, work: 
         checkpoints=CheckpointFolder(work.child("checkpoints")),
         max_physical_batch_size=4096,
         device=watch.device,
-        on_step=note,
+        watch=lambda state: note,
     )
     return completed
 
