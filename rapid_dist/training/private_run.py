@@ -1,4 +1,4 @@
-"""What every worker of private training does once it holds its records and its first weights: attempt, resume, train."""
+"""What every worker of private training does once it holds its records and first weights."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.audit.checks import Check
+from rapid_dist.privacy.inclusion import draw_inclusion
+from rapid_dist.privacy.keyed import RunKey
 
 LAYER = "replay"
 _FLOAT32_ULP = 2.0**-23
@@ -32,6 +34,18 @@ class Recording:
     attempts: np.ndarray
     public: Mapping[str, Any] = field(default_factory=dict)
     is_same_on_all_workers: bool = True
+
+
+def steps_with_record(example_id: int, debug_key: int, *, attempts: np.ndarray, sample_rate: float) -> np.ndarray:
+    """Whether the record takes part in step t of the attempt attempts[t], (T,) bool, under a fixed debugging key."""
+    key, ids = RunKey.fixed_for_debugging(debug_key), np.array([example_id], dtype=np.int64)
+    return np.array(
+        [
+            draw_inclusion(key, attempt=int(attempt), step=step, example_ids=ids, sample_rate=sample_rate)[0]
+            for step, attempt in enumerate(attempts)
+        ],
+        dtype=bool,
+    )
 
 
 def replay_checks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,16 +11,14 @@ from rapid_dist.privacy.audit.canaries import canary_scores
 from rapid_dist.privacy.audit.checks import Check
 from rapid_dist.privacy.audit.inclusion_moments import inclusion_checks
 from rapid_dist.privacy.audit.noise_moments import noise_checks
-from rapid_dist.privacy.audit.replay import Recording, replay_checks
+from rapid_dist.privacy.audit.replay import Recording, replay_checks, steps_with_record
 from rapid_dist.privacy.audit.restart import restart_checks
 from rapid_dist.privacy.audit.verdict import AuditResult, CanaryResult, judge_canaries
-from rapid_dist.privacy.inclusion import draw_inclusion
-from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.plan import PrivacyPlan
-from rapid_dist.training.audit.observe import Trial, observe
+from rapid_dist.training.audit.observe import LEDGER, Trial, observe
 from rapid_dist.training.audit.settings import AuditSettings
-from rapid_dist.training.audit.trials import REPLAY_KEY, THE_RECORD, canary_trial, replay_trials, restart_trial
+from rapid_dist.training.audit.trials import REPLAY_KEY, RESTART, THE_RECORD, canary_trial, replay_trials, restart_trial
 from rapid_dist.training.collective import Collective
+from rapid_dist.training.private_run import Book
 
 Run = Callable[[Trial], Recording]
 Told = Callable[[int, str], None]
@@ -32,13 +30,19 @@ def num_runs(settings: AuditSettings) -> int:
 
 
 def run_battery(
-    collective: Collective, settings: AuditSettings, work: Store, told: Told = lambda done, what: None
+    collective: Collective,
+    settings: AuditSettings,
+    work: Store,
+    *,
+    told: Told = lambda done, what: None,
+    restart_book: Book | None = None,
 ) -> AuditResult | None:
     """Runs every trial on this group; rank 0 gets the result, the others None.
 
-    work: a folder that all workers see. told(done, name) hears of each finished run.
+    work: a folder that all workers see. told(done, name) hears of each finished run. restart_book: what writes the
+    ledger of the run with a restart, in restart_ledger(work).
     """
-    runs = _Runs(collective, work, told)
+    runs = Runs(collective, work, told, {RESTART: restart_book})
     layers = [replay_layer(settings, runs), restart_layer(settings, runs)]
     full, exact = canary_layer(settings, runs, is_full_batch=True)
     sampled, _ = canary_layer(settings, runs, is_full_batch=False)
@@ -49,16 +53,26 @@ def run_battery(
     )
 
 
-class _Runs:
+def restart_ledger(work: Store) -> Store:
+    """Where the ledger of the run with a restart lies."""
+    return _folder(work, RESTART).child(LEDGER)
+
+
+def _folder(work: Store, name: str) -> Store:
+    return work.child(name.replace(" ", "-"))
+
+
+class Runs:
     """Runs trials one after the other, each in a folder of its own."""
 
-    def __init__(self, collective: Collective, work: Store, told: Told):
-        self.collective, self._work, self._told, self._done = collective, work, told, 0
+    def __init__(self, collective: Collective, work: Store, told: Told, books: Mapping[str, Book | None]):
+        self._collective, self._work, self._told, self._books, self._done = collective, work, told, books, 0
 
     def __call__(self, trial: Trial) -> Recording:
-        recording = observe(trial, self.collective, self._work.child(f"{self._done:03d}"))
+        folder, book = _folder(self._work, trial.name), self._books.get(trial.name)
+        recording = observe(trial, self._collective, folder, book)
         self._done += 1
-        if self.collective.rank == 0:
+        if self._collective.rank == 0:
             self._told(self._done, trial.name)
         return recording
 
@@ -69,22 +83,16 @@ def replay_layer(settings: AuditSettings, run: Run) -> tuple[Check, ...]:
     for having, lacking, own in replay_trials(settings):
         one, other = run(having), run(lacking)
         plan = having.plan
-        included = [_takes_part(plan, attempt, step) for step, attempt in enumerate(one.attempts)]
+        included = steps_with_record(THE_RECORD, REPLAY_KEY, attempts=one.attempts, sample_rate=plan.sample_rate)
         found += replay_checks(
             one,
             other,
-            included=np.array(included, dtype=bool),
+            included=included,
             own=own,
             grid=plan.grid / plan.max_grad_norm,
             name=having.name,
         )
     return tuple(found)
-
-
-def _takes_part(plan: PrivacyPlan, attempt: int, step: int) -> bool:
-    key, ids = RunKey.fixed_for_debugging(REPLAY_KEY), np.array([THE_RECORD])
-    included = draw_inclusion(key, attempt=attempt, step=step, example_ids=ids, sample_rate=plan.sample_rate)
-    return bool(included[0])
 
 
 def restart_layer(settings: AuditSettings, run: Run) -> tuple[Check, ...]:

@@ -18,8 +18,10 @@ from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.training.audit.canary_model import NUM_CLASSES, AuditRecords, build_canary_model
 from rapid_dist.training.collective import Collective, on_rank_zero
-from rapid_dist.training.private_run import open_attempt, train_attempt
+from rapid_dist.training.private_run import Book, open_attempt, train_attempt
 from rapid_dist.training.state import CheckpointFolder
+
+LEDGER = "ledger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +87,11 @@ class _Seen:
     charges: list[int] = field(default_factory=list)  # steps charged in all, when the trial crashed
 
 
-def observe(trial: Trial, collective: Collective, work: Store) -> Recording:
+def observe(trial: Trial, collective: Collective, work: Store, book: Book | None = None) -> Recording:
     """Trains as the train stage does and returns what was seen; every worker calls it alike.
 
-    work: an empty folder for the trial's ledger and checkpoints, seen by all workers.
+    work: an empty folder for the trial's ledger and checkpoints, seen by all workers. book: what writes the ledger in
+    work / LEDGER; None opens it in rank 0's own process.
     An error of ours ends the run and is part of what was seen; any other is raised.
     """
     plan = trial.plan
@@ -97,20 +100,29 @@ def observe(trial: Trial, collective: Collective, work: Store) -> Recording:
     watch, seen = Watch(collective, sum(p.numel() for p in model.parameters())), _Seen()
     try:
         try:
-            completed = _run(trial, model, watch, seen, work, trial.crash_after)
+            completed = _run(trial, model, watch, seen, work, book, trial.crash_after)
         except Crash:
-            completed = _run(trial, model, watch, seen, work, None)
+            completed = _run(trial, model, watch, seen, work, book, None)
         outcome = "completed" if completed else "stopped"
     except RapidDistError as error:
         outcome = f"{type(error).__name__}: {error}"
     return _recording(outcome, trial, watch, seen, work)
 
 
-def _run(trial: Trial, model: torch.nn.Module, watch: Watch, seen: _Seen, work: Store, crash_after: int | None) -> bool:
+def _run(
+    trial: Trial,
+    model: torch.nn.Module,
+    watch: Watch,
+    seen: _Seen,
+    work: Store,
+    book: Book | None,
+    crash_after: int | None,
+) -> bool:
     """One attempt, from the newest checkpoint if there is one."""
-    plan, store = trial.plan, work.child("ledger")
-    ledger = join_ledger(store, **plan.ledger_terms()) if watch.rank == 0 else None
-    attempt = open_attempt(plan, ledger=ledger, job=trial.name, debug_fixed_key=trial.debug_key, collective=watch)
+    plan, store = trial.plan, work.child(LEDGER)
+    if book is None and watch.rank == 0:
+        book = join_ledger(store, **plan.ledger_terms())
+    attempt = open_attempt(plan, ledger=book, job=trial.name, debug_fixed_key=trial.debug_key, collective=watch)
     watch.take_sums()
 
     def note(step: int) -> None:
@@ -149,7 +161,7 @@ def _recording(outcome: str, trial: Trial, watch: Watch, seen: _Seen, work: Stor
     everyone = [word.split() for word in _gathered(f"{watch.calls_digest} {result}", watch.inner)]
 
     def public() -> dict[str, Any]:
-        ledger = read_ledger(work.child("ledger"))
+        ledger = read_ledger(work.child(LEDGER))
         return {
             "charges": [charge.to_dict() for charge in ledger.charges],
             "plans": list(ledger.attempts),

@@ -20,6 +20,7 @@ from rapid_dist.training.audit.canary_model import (
 from rapid_dist.training.audit.observe import Trial
 from rapid_dist.training.audit.settings import AuditSettings
 
+RESTART = "restart"
 REPLAY_KEY, REPLAY_STEPS, REPLAY_RATE = 20261124, 8, 0.5
 THE_RECORD = 10**6 + 1  # the id of the record that is there or not; ids below 10^6 belong to canaries
 _OTHERS = 10**6 + 2 * np.arange(1, 7)  # even ids: on two workers, THE_RECORD has the other worker to itself
@@ -48,7 +49,7 @@ def restart_trial(settings: AuditSettings) -> Trial:
     plan = _plan(settings, rate, settings.noise_multiplier, settings.restart_steps, spare_steps=block)
     last = np.arange(settings.num_canaries - settings.num_sampled, settings.num_canaries)
     crash_after = block + block // 2
-    return _trial(settings, "restart", plan, make_canaries(last), block=block, crash_after=crash_after)
+    return _trial(settings, RESTART, plan, make_canaries(last), block=block, crash_after=crash_after)
 
 
 def replay_trials(settings: AuditSettings) -> list[tuple[Trial, Trial, np.ndarray]]:
