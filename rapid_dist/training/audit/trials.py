@@ -98,7 +98,8 @@ def _the_records(others: AuditRecords) -> dict[str, AuditRecords]:
 
 
 def _replay_trial(settings: AuditSettings, name: str, records: AuditRecords) -> Trial:
-    plan = _plan(settings, REPLAY_RATE, 1.0, REPLAY_STEPS, is_private=False)
+    size = len(_OTHERS) + _NUM_REPLAY_CANARIES
+    plan = _plan(settings, REPLAY_RATE, 1.0, REPLAY_STEPS, is_private=False, nominal_size=size)
     return _trial(
         settings,
         name,
@@ -119,6 +120,7 @@ def _plan(
     *,
     spare_steps: int = 0,
     is_private: bool = True,
+    nominal_size: int | None = None,
 ) -> PrivacyPlan:
     """A plan whose target is what its steps cost, so that the ledger has to let just those pass."""
     charge = Charge(
@@ -134,7 +136,7 @@ def _plan(
         neighboring_relation="add_or_remove_one",
         unit="one made-up record",
         sample_rate=sample_rate,
-        expected_batch_size=sample_rate * settings.num_canaries / 2,
+        expected_batch_size=sample_rate * (nominal_size or settings.num_canaries / 2),
         max_grad_norm=settings.max_grad_norm,
         noise_multiplier=noise_multiplier,
         steps=steps,
