@@ -21,6 +21,10 @@ class Check:
     low: float = -math.inf
     high: float = math.inf
 
+    def __post_init__(self) -> None:
+        for name in ("found", "low", "high"):  # numpy's numbers are not JSON's
+            object.__setattr__(self, name, float(getattr(self, name)))
+
     @property
     def passed(self) -> bool:
         return self.low <= self.found <= self.high  # False for NaN

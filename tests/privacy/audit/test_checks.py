@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from rapid_dist.privacy.audit.checks import Check, violations
@@ -40,6 +41,12 @@ def test_plain_values_are_json_whatever_was_found():
         "high": 1,
         "passed": False,
     }
+
+
+def test_numbers_of_numpy_are_json_too():
+    plain = Check(layer="noise", name="n", found=np.float32(1.5), low=np.float64(0), high=np.int64(2)).to_plain()
+    assert json.loads(json.dumps(plain))["found"] == 1.5
+    assert plain["passed"] is True
 
 
 def test_violations_are_the_checks_that_failed():
