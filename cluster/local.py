@@ -126,14 +126,14 @@ class Cluster:
         (node,) = self._start_workers(1)
         return node
 
-    def num_alive(self) -> int:
-        """Nodes the GCS counts as alive, the head included."""
+    def alive_addresses(self) -> set[str]:
+        """Addresses of the nodes the GCS counts as alive, the head included; a lost node leaves after seconds."""
         token = Path(self.environment()["RAY_AUTH_TOKEN_PATH"]).read_text()
         url = f"{self.dashboard_url}/nodes?view=summary"
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=10) as answer:
-            summary = json.load(answer)["data"]["summary"]
-        return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
+            raylets = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
+        return {raylet["nodeManagerAddress"] for raylet in raylets if raylet.get("state") == "ALIVE"}
 
     def stop(self) -> None:
         """Ends every process of the cluster, politely first, and removes its folder; a second call does nothing."""
@@ -162,9 +162,7 @@ class Cluster:
         # Names are never used twice, so that a killed node's mark stays its own.
         first = 1 + max(int(node.name) for node in self.nodes)
         started = [self._start_node(first + i) for i in range(count)]
-        before = len(self.nodes) - len(started)
-        wanted = sum(node.is_alive() for node in self.nodes[:before]) + count
-        self._wait_for_nodes(wanted, started)
+        self._wait_for(started)
         return started
 
     def _start_node(self, number: int, extra: tuple[str, ...] = ()) -> Node:
@@ -191,17 +189,17 @@ class Cluster:
         self.nodes.append(node)
         return node
 
-    def _wait_for_nodes(self, wanted: int, started: list[Node]) -> None:
-        def is_up() -> bool:
+    def _wait_for(self, started: list[Node]) -> None:
+        def are_up() -> bool:
             for node in started:
                 if _reap(node.pid) or not _exists(node.pid):
                     raise ClusterError(f"node {node.name} ended while it started: {_log_end(node)}")
             try:
-                return self.num_alive() >= wanted
+                return self.alive_addresses().issuperset(node.address for node in started)
             except (OSError, ValueError, KeyError):
                 return False
 
-        _wait(is_up, f"not {wanted} nodes after {START_SECONDS:.0f} s: {_log_end(started[-1])}", START_SECONDS)
+        _wait(are_up, f"not up after {START_SECONDS:.0f} s: {_log_end(started[-1])}", START_SECONDS)
 
 
 def start_cluster(
@@ -238,7 +236,7 @@ def start_cluster(
     head += (f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={_free_port(f'{network}.2')}")
     try:
         node = cluster._start_node(0, head)
-        cluster._wait_for_nodes(1, [node])
+        cluster._wait_for([node])
         if num_workers:
             cluster._start_workers(num_workers)
     except BaseException:

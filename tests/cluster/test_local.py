@@ -45,7 +45,7 @@ def test_nodes_come_go_and_come_back_and_nothing_is_left(tmp_path):
     with start_cluster(2, cpus_per_node=1, env={"ADDED": "1"}) as cluster:
         folder, identity = Path(cluster.head.temp_folder).parent, cluster.workers[0].mark.split(".")[0]
         first, second = cluster.workers
-        assert cluster.num_alive() == 3
+        assert cluster.alive_addresses() == {node.address for node in cluster.nodes}
         seen = run_driver(cluster, WHERE)
         assert seen == {"addresses": sorted([first.address, second.address]), "cpus": 2.0}
 
