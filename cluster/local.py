@@ -22,19 +22,21 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MARK = "RAPID_DIST_LOCAL_CLUSTER"
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cluster.processes import MARK, ClusterError, exists, free_port, marked_processes, reap, signal_all, wait_until
+
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 _NODE_SETTINGS = {
@@ -46,24 +48,6 @@ _NODE_SETTINGS = {
     "GLOO_SOCKET_IFNAME": "lo",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-
-
-class ClusterError(RuntimeError):
-    """The cluster did not start, or a state file names none."""
-
-
-def marked_processes(mark: str) -> list[int]:
-    """Process ids, zombies left out, whose environment holds this value of MARK, or one that begins with `mark.`."""
-    wanted = f"\0{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                environment = b"\0" + (folder / "environ").read_bytes()
-                place = environment.find(wanted)
-                if place >= 0 and environment[place + len(wanted) : place + len(wanted) + 1] in (b"\0", b".", b""):
-                    found.append(int(folder.name))
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +67,8 @@ class Node:
     def kill(self) -> None:
         """Ends raylet, workers and agents by SIGKILL, as a machine that goes away; returns when all are gone."""
         # Looked for again until none is left: a parent may start a child while it dies.
-        _wait(lambda: not _signal_all(self.mark, signal.SIGKILL), f"node {self.name} does not end", STOP_SECONDS)
-        _reap(self.pid)
+        wait_until(lambda: not signal_all(self.mark, signal.SIGKILL), f"node {self.name} does not end", STOP_SECONDS)
+        reap(self.pid)
 
 
 class Cluster:
@@ -142,9 +126,9 @@ class Cluster:
                 os.kill(node.pid, signal.SIGTERM)
         for node in self.nodes:
             with contextlib.suppress(ClusterError):
-                _wait(lambda pid=node.pid: _reap(pid) or not _exists(pid), "", STOP_SECONDS)
+                wait_until(lambda pid=node.pid: reap(pid) or not exists(pid), "", STOP_SECONDS)
         everything = self._state["id"]
-        _wait(lambda: not _signal_all(everything, signal.SIGKILL), "processes are left", STOP_SECONDS)
+        wait_until(lambda: not signal_all(everything, signal.SIGKILL), "processes are left", STOP_SECONDS)
         shutil.rmtree(self._state["folder"], ignore_errors=True)
 
     def save(self, path: str) -> None:
@@ -174,7 +158,7 @@ class Cluster:
         command += [f"--node-ip-address={ip}", f"--temp-dir={folder}", "--disable-usage-stats"]
         command += [f"--object-store-memory={self._state['object_store_bytes']}"]
         # Worker ports are chosen by the system: Ray's fixed range is shared by the nodes of one host.
-        command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port(ip)}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port(ip)}"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         # A job's `python` is looked up on the node's PATH.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -192,14 +176,14 @@ class Cluster:
     def _wait_for(self, started: list[Node]) -> None:
         def are_up() -> bool:
             for node in started:
-                if _reap(node.pid) or not _exists(node.pid):
+                if reap(node.pid) or not exists(node.pid):
                     raise ClusterError(f"node {node.name} ended while it started: {_log_end(node)}")
             try:
                 return self.alive_addresses().issuperset(node.address for node in started)
             except (OSError, ValueError, KeyError):
                 return False
 
-        _wait(are_up, f"not up after {START_SECONDS:.0f} s: {_log_end(started[-1])}", START_SECONDS)
+        wait_until(are_up, f"not up after {START_SECONDS:.0f} s: {_log_end(started[-1])}", START_SECONDS)
 
 
 def start_cluster(
@@ -220,7 +204,7 @@ def start_cluster(
     with open(os.open(f"{folder}/token", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(token)
     network = f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(256)}"
-    port, dashboard_port = _free_port(f"{network}.2"), _free_port("127.0.0.1")
+    port, dashboard_port = free_port(f"{network}.2"), free_port("127.0.0.1")
     state = {
         "id": secrets.token_hex(8),
         "folder": folder,
@@ -233,7 +217,7 @@ def start_cluster(
     }
     cluster = Cluster(state, env)
     head = ("--head", f"--port={port}", f"--num-cpus={head_cpus}", "--dashboard-host=127.0.0.1")
-    head += (f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={_free_port(f'{network}.2')}")
+    head += (f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={free_port(f'{network}.2')}")
     try:
         node = cluster._start_node(0, head)
         cluster._wait_for([node])
@@ -252,41 +236,6 @@ def load_cluster(path: str) -> Cluster:
         return Cluster(state, state.pop("env"))
     except (OSError, ValueError, KeyError, TypeError):
         raise ClusterError(f"{path} is no state file of a local cluster; give the --state of `up`") from None
-
-
-def _free_port(ip: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((ip, 0))
-        return probe.getsockname()[1]
-
-
-def _signal_all(mark: str, number: int) -> list[int]:
-    """Sends the signal to the marked processes and returns their ids."""
-    found = [pid for pid in marked_processes(mark) if pid != os.getpid()]
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-    return found
-
-
-def _reap(pid: int) -> bool:
-    """Whether the process was a child of this one and has ended; takes its exit status."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return False
-
-
-def _exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-def _wait(condition: Callable[[], bool], failure: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ClusterError(failure)
-        time.sleep(0.1)
 
 
 def _log_end(node: Node) -> str:

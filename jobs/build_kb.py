@@ -1,4 +1,4 @@
-"""Building the knowledge base as a Ray job: `ray job submit --working-dir . -- python jobs/build_kb.py --spec ... --out s3://...`."""
+"""The knowledge base as a Ray job: `ray job submit --working-dir . -- python jobs/build_kb.py --spec ... --out s3://...`."""
 
 from rapid_dist.cli_jobs import job
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ _WORKER_ENVIRONMENT = {
     # Ray's core logs a warning of its own about every pool of actors that Ray Data makes, as an error.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+_KNOCK_SECONDS = 10
 _sessions: list[RuntimeSpec] = []  # the outermost session owns the Ray that is started within it
 _owns_ray = False
 
@@ -61,6 +63,7 @@ def start_ray() -> None:
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
+        _knock(address)
         options["runtime_env"] = _runtime_environment(missing)
         if not token_is_on:
             say(
@@ -82,7 +85,7 @@ def start_ray() -> None:
 def _choose_token(address: str | None) -> bool:
     """Sets RAY_AUTH_MODE where the user did not: on for a Ray of our own, and for a cluster when we hold a token."""
     places = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    has_token = any(os.environ.get(name) for name in places) or (Path.home() / ".ray" / "auth_token").exists()
+    has_token = any(os.environ.get(name) for name in places) or Path("~/.ray/auth_token").expanduser().exists()
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token or not address else "disabled")
     return os.environ["RAY_AUTH_MODE"].lower() == "token"
 
@@ -93,6 +96,24 @@ def _runtime_environment(missing: dict[str, str]) -> dict[str, Any]:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         environment["py_modules"] = [str(Path(rapid_dist.__file__).parent)]
     return environment
+
+
+def _knock(address: str) -> None:
+    """Raises InputError when nothing listens at host:port; Ray itself would look for it for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return  # auto, ray:// and the like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        raise _not_joined(address, error) from error
+
+
+def _not_joined(address: str, error: Exception) -> errors.InputError:
+    return errors.InputError(
+        f"the Ray cluster at {address} (RAY_ADDRESS) cannot be joined: {type(error).__name__}; check that it runs, or "
+        "unset RAY_ADDRESS to use a local Ray"
+    )
 
 
 @contextlib.contextmanager
@@ -109,10 +130,7 @@ def _explained(address: str | None) -> Iterator[None]:
                 "RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
             ) from error
         if isinstance(error, ConnectionError | RuntimeError | TimeoutError | ValueError):
-            raise errors.InputError(
-                f"the Ray cluster at {address} (RAY_ADDRESS) cannot be joined: {type(error).__name__}; check that it "
-                "runs, or unset RAY_ADDRESS to use a local Ray"
-            ) from error
+            raise _not_joined(address, error) from error
         raise
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import start_cluster
+from tests.s3.conftest import s3, s3_server  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 

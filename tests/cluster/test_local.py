@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import load_cluster, main, marked_processes, start_cluster
+from cluster.local import load_cluster, main, start_cluster
+from cluster.processes import marked_processes
 
 pytestmark = pytest.mark.cluster
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from cluster.local import MARK, main, marked_processes
+from cluster.local import main
+from cluster.processes import MARK, marked_processes
 
 
 @pytest.fixture
