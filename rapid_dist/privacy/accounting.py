@@ -87,6 +87,19 @@ def epsilon_rdp(
     return _epsilon_rdp(_key(charges), _checked_delta(delta), _checked_relation(neighboring_relation))
 
 
+def is_within(
+    charges: Iterable[Charge], delta: float, limit: float, *, neighboring_relation: str = ADD_OR_REMOVE_ONE
+) -> bool:
+    """Whether epsilon_pld is at most limit, the same answer about ten times as fast where there is room to spare.
+
+    A grid ten times coarser gives no smaller an epsilon, so when that one fits the finer one does.
+    """
+    charges = tuple(charges)
+    return any(
+        epsilon_pld(charges, delta, coarseness=c, neighboring_relation=neighboring_relation) <= limit for c in (10, 1)
+    )
+
+
 def compute_epsilon(
     charges: Iterable[Charge], *, delta: float, neighboring_relation: str = ADD_OR_REMOVE_ONE
 ) -> EpsilonResult:
