@@ -137,9 +137,9 @@ def add_noise_on_grid(total: torch.Tensor | np.ndarray, noise: torch.Tensor | np
 
     Guarantee: what leaves is a rounding of the exact total + noise: IEEE addition rounds it, the grid rounds it
     again, and neither rounding depends on the data. So this is post-processing, and the low bits of a float, which
-    could tell which total a noise value was added to, are gone (Mironov 2012; Casacuberta et al. 2022). Rounding
-    the noise before adding it would not be. What remains is that the noise itself is made of float64 values, 2^30
-    or more in a cell of the grid: severity Theoretical.
+    could tell which total a noise value was added to, are gone (Mironov 2012; Jin et al., arXiv 2112.05307).
+    Rounding the noise before adding it would not be. What remains is that the noise itself is made of float64
+    values, 2^30 or more in a cell of the grid: severity Theoretical.
     Raises PrivacyError when the total is not finite: one record would then be visible through any noise.
     """
     total = torch.as_tensor(total, dtype=torch.float64)
