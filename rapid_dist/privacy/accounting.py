@@ -215,10 +215,14 @@ def _poisson_gaussian(sample_rate: float, noise_multiplier: float) -> dp_account
 _EVENTS = {"gaussian": _gaussian, "poisson_gaussian": _poisson_gaussian}
 
 
-def _compose(accountant: dp_accounting.PrivacyAccountant, key: _Key) -> dp_accounting.PrivacyAccountant:
-    for mechanism, sample_rate, noise_multiplier, num_steps in key:
-        accountant.compose(_EVENTS[mechanism](sample_rate, noise_multiplier), num_steps)
-    return accountant
+def dp_event(charges: Iterable[Charge]) -> dp_accounting.DpEvent:
+    """The charges in dp_accounting's words. Raises SpecError for anything but a charge."""
+    return _event(_key(charges))
+
+
+def _event(key: _Key) -> dp_accounting.DpEvent:
+    events = [dp_accounting.SelfComposedDpEvent(_EVENTS[name](q, sigma), n) for name, q, sigma, n in key]
+    return dp_accounting.ComposedDpEvent(events)
 
 
 def _interval(key: _Key, delta: float, relation: str) -> float:
@@ -237,7 +241,7 @@ def _epsilon_pld(key: _Key, delta: float, coarseness: int, relation: str) -> flo
     interval = _interval(key, delta, relation) * coarseness
     if not math.isfinite(interval):
         return math.inf
-    return float(_compose(pld.PLDAccountant(_RELATIONS[relation], interval), key).get_epsilon(delta))
+    return float(pld.PLDAccountant(_RELATIONS[relation], interval).compose(_event(key)).get_epsilon(delta))
 
 
 @functools.lru_cache(maxsize=512)
@@ -248,9 +252,9 @@ def _epsilon_rdp(key: _Key, delta: float, relation: str) -> float:
         return math.inf
     if relation == REPLACE_ONE:
         return _rdp_replace_one(key, delta)
-    with _quiet_absl():
-        accountant = _compose(rdp.RdpAccountant(neighboring_relation=_RELATIONS[relation]), key)
-        return float(accountant.get_epsilon(delta))
+    with quiet_absl():
+        accountant = rdp.RdpAccountant(neighboring_relation=_RELATIONS[relation])
+        return float(accountant.compose(_event(key)).get_epsilon(delta))
 
 
 def _rdp_replace_one(key: _Key, delta: float) -> float:
@@ -276,7 +280,7 @@ def _epsilon_prv(key: _Key, delta: float, relation: str) -> tuple[float | None, 
 
 
 @contextlib.contextmanager
-def _quiet_absl() -> Iterator[None]:
+def quiet_absl() -> Iterator[None]:
     """Drops dp_accounting's note that an order was left out, which only loosens the bound."""
 
     def keep(record: logging.LogRecord) -> bool:

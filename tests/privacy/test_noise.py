@@ -73,6 +73,18 @@ def test_noise_is_gaussian_with_the_right_scale_and_no_other():
         assert kstest(values, norm(scale=wrong * SIGMA).cdf).pvalue < 1e-6
 
 
+def test_what_is_released_has_the_right_scale_around_the_sum_and_no_other():
+    """After adding and rounding, at sums far from 0 and off the grid."""
+    total = np.linspace(-300, 300, 200_000) + 1 / 3
+    left = add_noise_on_grid(total, draw(num=200_000), grid_for(1.0)).numpy() - total
+    assert kstest(left, norm(scale=SIGMA).cdf).pvalue > 1e-3
+    for wrong in (0.97, 1.03):
+        assert kstest(left, norm(scale=wrong * SIGMA).cdf).pvalue < 1e-6
+        wrong_noise = draw(num=200_000, stddev=wrong * SIGMA)
+        left_wrong = add_noise_on_grid(total, wrong_noise, grid_for(1.0)).numpy() - total
+        assert kstest(left_wrong, norm(scale=SIGMA).cdf).pvalue < 1e-6
+
+
 def test_moments_and_tails_are_those_of_a_gaussian():
     z = draw(num=400_000) / SIGMA
     n = z.size
