@@ -27,9 +27,9 @@ def known_limits(*, max_grad_norm: float, is_private: bool) -> list[dict[str, st
         (
             THEORETICAL,
             "noise is made of float64 numbers, so its set of possible values differs a little from a Gaussian's",
-            "each value is the sum of four 53-bit draws (arXiv 2107.10138), made in the same number of operations "
-            f"whatever the value, and the noisy sum is rounded to multiples of {grid:g} after adding "
-            "(arXiv 2112.05307); an exact discrete Gaussian is not used",
+            "each value is the sum of four 53-bit draws (arXiv 2107.10138), none of them drawn again whatever it is, "
+            f"and the noisy sum is rounded to multiples of {grid:g} after adding (arXiv 2112.05307); an exact "
+            "discrete Gaussian is not used",
         ),
         (
             THEORETICAL,
@@ -42,8 +42,9 @@ def known_limits(*, max_grad_norm: float, is_private: bool) -> list[dict[str, st
             "times in the ledger are whole hours; logs, dashboards and traffic must be kept as private as the data",
         ),
         (
-            NEGLIGIBLE,
-            "clipped gradients are added in floating point, so one record may move the sum by a little over the clip",
+            THEORETICAL,
+            "clipped gradients are added in floating point, so with contrived data one record may move the sum by "
+            "rounding errors more than the clip",
             "norms and sums over micro-batches and workers are float64, sums inside a micro-batch float32",
         ),
         (
