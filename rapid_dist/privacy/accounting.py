@@ -150,7 +150,7 @@ def epsilon_without_amplification(
 
     That is what fixed passes over the data would cost: for n steps, sample_rate * n (rounded up) unsampled Gaussian
     mechanisms. Together these are one Gaussian with 1 / s^2 the sum of count / s_i^2 (Dong, Roth and Su 2022,
-    corollary 3.3), so the number is exact up to PLD's rounding upwards.
+    corollary 3.3), so the number is exact up to PLD's rounding upwards, here on a coarse grid.
     """
     squared = sum(math.ceil(c.sample_rate * c.num_steps) / c.noise_multiplier**2 for c in merge_charges(charges))
     if squared == 0:
@@ -158,7 +158,7 @@ def epsilon_without_amplification(
     whole = Charge(
         mechanism="gaussian", noise_multiplier=1 / math.sqrt(squared), num_steps=1, purpose="no amplification"
     )
-    return epsilon_pld([whole], delta, neighboring_relation=neighboring_relation)
+    return epsilon_pld([whole], delta, coarseness=10, neighboring_relation=neighboring_relation)
 
 
 def check_agreement(result: EpsilonResult) -> None:

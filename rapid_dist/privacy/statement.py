@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from rapid_dist.privacy.accounting import (
@@ -32,7 +33,7 @@ OUTSIDE_GUARANTEE = (
     "how long steps and stages took, and how much memory and traffic they needed",
 )
 _CHANGES = {"add_or_remove_one": "adding or removing", "replace_one": "replacing"}
-_LINE_LEAVES_OUT = ("mechanisms", "assumptions", "limits", "severities")
+_LINE_LEAVES_OUT = ("sentences", "mechanisms", "assumptions", "limits", "severities")
 
 
 def not_private_reasons(plan: PrivacyPlan) -> tuple[str, ...]:
@@ -55,7 +56,7 @@ def build_statement(plan: PrivacyPlan, ledger: Ledger) -> dict[str, Any]:
 def statement_line(statement: Mapping[str, Any]) -> str:
     """The statement as one short line of JSON, for the metadata of a weights file; json.loads reads it back.
 
-    Left out are the single charges and the lists of assumptions and limits, which the manifest has.
+    Left out are single charges, assumptions, limits and all but the first sentence; the manifest has them.
     """
     short = {name: value for name, value in statement.items() if name not in _LINE_LEAVES_OUT}
     return json.dumps(short, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -103,8 +104,8 @@ def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str
         "ledger_head": ledger.head,
     }
     promise = (
-        f"The synthetic images are ({result.pld:.4g}, {plan.target_delta:g})-differentially private with respect to "
-        f"{_CHANGES[relation]} {plan.unit} of the private data."
+        f"The synthetic images are ({_rounded_up(result.pld)}, {plan.target_delta:g})-differentially private with "
+        f"respect to {_CHANGES[relation]} {plan.unit} of the private data."
     )
     if reasons:
         return {"words": "NOT PRIVATE: " + "; ".join(reasons), "sentences": [], **statement}
@@ -116,18 +117,26 @@ def _sentences(statement: Mapping[str, Any], promise: str, num_steps: int) -> li
     """The statement in words, after the first: what it covers, both epsilons, who counted, how the noise is made."""
     delta, accountants = statement["delta"], statement["accountants"]
     unamplified = statement["epsilon_without_amplification"]
-    without = "no finite epsilon" if unamplified is None else f"epsilon {unamplified:.4g}"
-    prv = "PRV left out" if accountants["prv"] is None else f"{accountants['prv']:.4g} by PRV"
+    without = "no finite epsilon" if unamplified is None else f"epsilon {_rounded_up(unamplified)}"
+    prv = "PRV left out" if accountants["prv"] is None else f"{_rounded_up(accountants['prv'])} by PRV"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(accountants["versions"].items()))
     return [
         promise,
         "The promise covers the release of every checkpoint, all synthetic images and all noisy counts together, "
-        f"of all {statement['attempts']} attempts, whether they were used or not.",
-        f"Epsilon assuming Poisson sampling: {statement['epsilon']:.4g} at delta {delta:g}, over {num_steps} sampled "
-        "steps. Sampling was Poisson: each record is in or out of a step by a secret keyed draw of its own.",
+        f"of every attempt ({statement['attempts']} so far), whether it was used or not.",
+        f"Epsilon assuming Poisson sampling: {_rounded_up(statement['epsilon'])} at delta {delta:g}, over {num_steps} "
+        "sampled steps. Sampling was Poisson: each record is in or out of a step by a secret keyed draw of its own.",
         f"Epsilon if each record took part once in every 1 / sample rate steps, in a known order: {without}. It is "
         "larger since it takes no credit for secret sampling; it is given to compare with pipelines that shuffle.",
-        f"Counted by {accountants['pld']:.4g} by PLD (the number stated), {prv}, {accountants['rdp']:.4g} by RDP "
+        f"Counts: {_rounded_up(accountants['pld'])} by PLD (stated), {prv}, {_rounded_up(accountants['rdp'])} by RDP "
         f"({versions}).",
         f"Noise: {statement['noise_hardening']}.",
     ]
+
+
+def _rounded_up(value: float) -> str:
+    """Four significant digits, never less than the value."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exact = Decimal(repr(value))
+    return f"{exact.quantize(Decimal(1).scaleb(exact.adjusted() - 3), rounding=ROUND_CEILING):f}"

@@ -47,7 +47,9 @@ def test_the_stated_epsilon_is_that_of_every_charge_of_every_attempt(store):
 
 def test_the_words_give_epsilon_delta_and_unit(store):
     stated = build_statement(PLAN, read_ledger(store))
-    assert f"({stated['epsilon']:.4g}, 0.001)-differentially private" in stated["words"]
+    shown = float(stated["words"].partition("(")[2].partition(",")[0])
+    assert stated["epsilon"] <= shown < stated["epsilon"] * 1.001
+    assert f"({shown:g}, 0.001)-differentially private" in stated["words"]
     assert "adding or removing one scan" in stated["words"]
     assert "NOT PRIVATE" not in stated["words"]
     assert stated["not_private_reasons"] == []
@@ -106,17 +108,18 @@ def test_both_epsilons_are_stated_and_the_one_without_amplification_is_exact(sto
     stated = build_statement(PLAN, read_ledger(store))
     squared = math.ceil(10 * PLAN.sample_rate) / PLAN.noise_multiplier**2 + 1 / PLAN.votes_noise_multiplier**2
     whole = Charge(mechanism="gaussian", noise_multiplier=squared**-0.5, num_steps=1, purpose="all")
-    assert stated["epsilon_without_amplification"] == epsilon_pld([whole], PLAN.target_delta)
+    exact = epsilon_pld([whole], PLAN.target_delta)
+    assert exact <= stated["epsilon_without_amplification"] <= exact + 1e-3
     words = " ".join(stated["sentences"])
     for number in (stated["epsilon"], stated["epsilon_without_amplification"]):
-        assert f"{number:.4g}" in words
+        assert f"{number:.6f}"[:3] in words
     assert stated["sentences"][0] == stated["words"]
-    assert "all 2 attempts" in words
+    assert "every attempt (2 so far)" in words
 
 
 def test_sampling_with_certainty_has_no_amplification_to_lose():
     charges = [Charge(mechanism="poisson_gaussian", noise_multiplier=3, sample_rate=1, num_steps=20, purpose="t")]
-    assert epsilon_without_amplification(charges, 1e-5) == pytest.approx(epsilon_pld(charges, 1e-5), abs=1e-4)
+    assert epsilon_without_amplification(charges, 1e-5) == pytest.approx(epsilon_pld(charges, 1e-5), abs=1e-3)
     assert epsilon_without_amplification([], 1e-5) == 0
 
 
@@ -134,7 +137,7 @@ def test_the_line_for_weights_is_one_short_line_that_says_the_same(store):
     stated = build_statement(PLAN, read_ledger(store))
     line = statement_line(stated)
     assert "\n" not in line
-    assert len(line) < 4000
+    assert len(line) < 2000
     read_back = json.loads(line)
     assert all(stated[name] == value for name, value in read_back.items())
     wanted = {"words", "epsilon", "delta", "neighboring_relation", "unit", "sampler", "accountants", "ledger_head"}
