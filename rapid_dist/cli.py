@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from rapid_dist.cli_bench import bench
+from rapid_dist.cli_bench_privacy import privacy as bench_privacy
 from rapid_dist.cli_edge import json_option, translated
 from rapid_dist.cli_ledger import ledger
 from rapid_dist.cli_privacy import calibrate, epsilon
@@ -19,7 +21,8 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
-for _command in (epsilon, calibrate, ledger):
+bench.add_command(bench_privacy)
+for _command in (epsilon, calibrate, ledger, bench):
     main.add_command(_command)
 
 
