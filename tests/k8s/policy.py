@@ -119,7 +119,7 @@ def private_data_stay_with_training_workers(documents: Documents) -> Iterator[st
                 yield f"{pod.name} can write {mount['name']}"
     for document, cluster in ray_clusters(documents):
         name, of_private = document["metadata"]["name"], document["metadata"]["labels"]["rapid-dist/data"] == "private"
-        mine = [p for p in pods([document])]
+        mine = list(pods([document]))
         if {p.labels.get("rapid-dist/data") for p in mine} != {"private" if of_private else "public"}:
             yield f"{name}: its pods are not all of its own network"
         accounts = {p.spec.get("serviceAccountName", "").split("-")[0] for p in mine if p.role != "submitter"}
@@ -138,16 +138,16 @@ def private_data_stay_with_training_workers(documents: Documents) -> Iterator[st
 
 def networks_are_closed(documents: Documents) -> Iterator[str]:
     policies = [d for d in documents if d["kind"] == "NetworkPolicy"]
-    if not any(
-        p["spec"]["podSelector"] == {}
-        and set(p["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-        and len(p["spec"]) == 2
-        for p in policies
-    ):
+    if not any(_denies_all(p["spec"]) for p in policies):
         yield "no policy denies what no other allows"
     for policy in policies:
         for rule in policy["spec"].get("ingress", []):
             yield from _sources_are_named(policy["metadata"]["name"], rule)
+
+
+def _denies_all(spec: dict[str, Any]) -> bool:
+    """Whether a policy selects every pod, both ways, and lets nothing through."""
+    return spec == {"podSelector": {}, "policyTypes": spec["policyTypes"]} and len(spec["policyTypes"]) == 2
 
 
 # From another namespace only these pods, on only these ports.
