@@ -31,7 +31,9 @@ def scraped(ray_cluster, tiny_sources, tmp_path_factory):
     ):
         run.run_stages()
         long_loop(current_recorder().labelled(run="tiny"))
-        wait_for(lambda: prometheus.value('rapid_dist_step{loop="private"}') == 2 * PRIVATE_BLOCK_STEPS)
+        # A rate needs two scrapes of what came last.
+        last = 'count_over_time(rapid_dist_private_phase_seconds_total{phase="gradient"}[1m])'
+        wait_for(lambda: (prometheus.value(last) or 0) >= 2)
         yield run, prometheus
 
 
