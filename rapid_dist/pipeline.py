@@ -106,6 +106,11 @@ class Run:
         return self._dataset(self.spec.data.private, layout.PRIVATE_IMAGES)
 
     @property
+    def ledger(self) -> Store:
+        """The ledger of the private dataset, which this run shares with every other use of it."""
+        return self.private.child(layout.LEDGER)
+
+    @property
     def test(self) -> Store | None:
         return None if self.spec.data.test is None else self._dataset(self.spec.data.test, layout.TEST_IMAGES)
 
@@ -197,14 +202,13 @@ def _train(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     store = run.store(layout.TRAIN)
-    ledger = run.store(layout.LEDGER)
-    with _told("train", store, results), watched_ledger(ledger, current_recorder()):
+    with _told("train", store, results), watched_ledger(run.ledger, current_recorder()):
         run_train(
             run.spec,
             run.private,
             run.store(layout.PRETRAIN),
             run.knowledge_base,
-            ledger,
+            run.ledger,
             store,
         )
     return results

@@ -45,14 +45,14 @@ SPENT_EPSILON = Metric(
     name="rapid_dist_spent_epsilon",
     kind="gauge",
     unit="epsilon",
-    help="Epsilon of all charges in the run's ledger, at the target delta.",
+    help="Epsilon of all charges in the private dataset's ledger, those of other runs included, at the target delta.",
     privacy_class="public",
 )
 TARGET_EPSILON = Metric(
     name="rapid_dist_target_epsilon",
     kind="gauge",
     unit="epsilon",
-    help="Epsilon that the run may spend.",
+    help="Epsilon that the dataset's ledger allows.",
     privacy_class="public",
 )
 TARGET_DELTA = Metric(
@@ -66,7 +66,7 @@ LEDGER_ATTEMPTS = Metric(
     name="rapid_dist_ledger_attempts",
     kind="gauge",
     unit="attempts",
-    help="Attempts at private training in the ledger; each restart is one more, and all are paid for.",
+    help="Attempts in the dataset's ledger, those of other runs included; each restart is one more and is paid for.",
     privacy_class="public",
 )
 LEDGER_ENTRIES = Metric(

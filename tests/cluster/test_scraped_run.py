@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from rapid_dist import layout
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.prometheus import metrics_endpoint
@@ -51,11 +50,11 @@ def long_loop(recorder: Recorder) -> None:
 
 def test_epsilon_is_what_the_ledger_says(scraped):
     run, prometheus = scraped
-    ledger = read_ledger(run.store(layout.LEDGER))
+    ledger = read_ledger(run.ledger)
     assert prometheus.value("rapid_dist_spent_epsilon") == pytest.approx(ledger.spent_epsilon())
     assert prometheus.value("rapid_dist_target_epsilon") == SETTINGS["privacy"]["target_epsilon"]
     assert prometheus.value("rapid_dist_ledger_attempts") == len(ledger.attempts)
-    assert prometheus.value("rapid_dist_ledger_entries") == len(run.store(layout.LEDGER).list_files())
+    assert prometheus.value("rapid_dist_ledger_entries") == len(run.ledger.list_files())
     assert prometheus.value("sum(rapid_dist_ledger_failures_total)") == 0
 
 

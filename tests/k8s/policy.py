@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rapid_dist import layout
 from tests.k8s.pods import PRIVATE_VOLUME, Pod, pods, ray_clusters
 
 Documents = list[dict[str, Any]]
 RESOURCES = ("cpu", "memory", "ephemeral-storage")
 # Jobs whose workers may mount private images. Whoever builds or asks the knowledge base is not among them.
 PRIVATE_JOBS = {"ingest-private", "train", "evaluate", "sweep"}
+LEDGER = f"images/{layout.LEDGER}"  # inside the data set, and all that training may write there
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL")
 WAYS_OUT = ("Ingress", "Role", "ClusterRole", "ClusterRoleBinding", "HorizontalPodAutoscaler")
 
@@ -115,7 +117,7 @@ def private_data_stay_with_training_workers(documents: Documents) -> Iterator[st
                 yield f"{pod.name} mounts {mount['name']}"
             elif pod.group != "private" or pod.labels.get("rapid-dist/data") != "private":
                 yield f"{pod.name} mounts {mount['name']} outside the private group"
-            elif name != "ingest-private" and mount.get("readOnly") is not True:
+            elif name != "ingest-private" and mount.get("readOnly") is not True and mount.get("subPath") != LEDGER:
                 yield f"{pod.name} can write {mount['name']}"
     for document, cluster in ray_clusters(documents):
         name, of_private = document["metadata"]["name"], document["metadata"]["labels"]["rapid-dist/data"] == "private"

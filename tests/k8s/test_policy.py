@@ -6,6 +6,8 @@ import shlex
 
 import pytest
 
+from rapid_dist import layout
+from rapid_dist.specs import parse_spec
 from tests.k8s.conftest import ROOT
 from tests.k8s.network import is_let_in
 from tests.k8s.pods import pods
@@ -54,7 +56,12 @@ MUTATIONS = {
     ),
     "a private volume that training can write": (
         ("RayJob", "train"),
-        lambda d: worker(d)["containers"][0]["volumeMounts"][-1].pop("readOnly"),
+        lambda d: worker(d)["containers"][0]["volumeMounts"][3].pop("readOnly"),
+        "can write private-images",
+    ),
+    "another writable folder of the private volume": (
+        ("RayJob", "sweep"),
+        lambda d: worker(d)["containers"][0]["volumeMounts"][4].update(subPath="images"),
         "can write private-images",
     ),
     "a public group beside the private one": (
@@ -200,6 +207,15 @@ def test_keys_of_the_private_side_are_not_given_to_public_pods(documents, named)
     build = named("RayJob", "build-kb")
     worker(build)["containers"][0]["envFrom"] = [{"secretRef": {"name": "s3-private"}}]
     assert any("keys of the other side" in fault for fault in violations(documents))
+
+
+def test_the_ledger_of_the_mounted_data_set_can_be_written(named):
+    spec = parse_spec(named("ConfigMap", "rapid-dist-spec")["data"]["spec.yaml"])
+    ledger = f"{spec.data.private}/{layout.LEDGER}"
+    for job in ("train", "sweep"):
+        mounts = {m["mountPath"]: m for m in worker(named("RayJob", job))["containers"][0]["volumeMounts"]}
+        assert not mounts[ledger].get("readOnly")
+        assert f"/private/{mounts[ledger]['subPath']}" == ledger
 
 
 def test_there_is_one_job_a_stage_and_each_runs_an_entry_point(documents):
