@@ -13,7 +13,7 @@ Documents = list[dict[str, Any]]
 RESOURCES = ("cpu", "memory", "ephemeral-storage")
 # Jobs whose workers may mount private images. Whoever builds or asks the knowledge base is not among them.
 PRIVATE_JOBS = {"ingest-private", "train", "evaluate", "sweep"}
-LEDGER = f"images/{layout.LEDGER}"  # inside the data set, and all that training may write there
+LEDGER = f"images/{layout.LEDGER}"  # inside the data set; all that training may write there
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL")
 WAYS_OUT = ("Ingress", "Role", "ClusterRole", "ClusterRoleBinding", "HorizontalPodAutoscaler")
 
@@ -117,7 +117,7 @@ def private_data_stay_with_training_workers(documents: Documents) -> Iterator[st
                 yield f"{pod.name} mounts {mount['name']}"
             elif pod.group != "private" or pod.labels.get("rapid-dist/data") != "private":
                 yield f"{pod.name} mounts {mount['name']} outside the private group"
-            elif name != "ingest-private" and mount.get("readOnly") is not True and mount.get("subPath") != LEDGER:
+            elif not _may_write(name, mount) and mount.get("readOnly") is not True:
                 yield f"{pod.name} can write {mount['name']}"
     for document, cluster in ray_clusters(documents):
         name, of_private = document["metadata"]["name"], document["metadata"]["labels"]["rapid-dist/data"] == "private"
@@ -136,6 +136,10 @@ def private_data_stay_with_training_workers(documents: Documents) -> Iterator[st
             yield f"{name} has no {PRIVATE_VOLUME}"
         if len(cluster["workerGroupSpecs"]) != 1:
             yield f"{name} has two worker groups, and Ray would place public work on the private one"
+
+
+def _may_write(job: str, mount: dict[str, Any]) -> bool:
+    return job == "ingest-private" or (job in ("train", "sweep") and mount.get("subPath") == LEDGER)
 
 
 def networks_are_closed(documents: Documents) -> Iterator[str]:
