@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from rapid_dist.errors import StorageError
 from rapid_dist.metrics import catalog
@@ -31,6 +32,7 @@ class StepMeter:
         self._recorder, self._loop = recorder, loop
         self._planned_steps, self._expected_batch_size = planned_steps, expected_batch_size
         self._seconds: dict[str, float] = {}
+        self._inner_seconds: list[float] = []
         self._new_steps, self._step = 0, 0
 
     def begin(self, step: int) -> None:
@@ -42,12 +44,16 @@ class StepMeter:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the wall time of the block to a phase of the step; phases do not nest."""
+        """Adds the wall time of the block, without that of phases inside it, to a phase of the step."""
         started = time.monotonic()
+        self._inner_seconds.append(0.0)
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
+            elapsed, inner = time.monotonic() - started, self._inner_seconds.pop()
+            self._seconds[name] = self._seconds.get(name, 0.0) + elapsed - inner
+            if self._inner_seconds:
+                self._inner_seconds[-1] += elapsed
 
     def step_done(self, step: int) -> None:
         """step: how many steps of the loop are done now."""
@@ -104,6 +110,21 @@ class PrivateStepMeter(StepMeter):
             whole = int(seconds)
             self._recorder.add(catalog.PRIVATE_PHASE_SECONDS, whole, phase=name)
             self._seconds[name] = seconds - whole
+
+
+class TimedCollective:
+    """A collective whose sums over workers are the phase `all_reduce`, the wait for the slowest included."""
+
+    def __init__(self, collective: Any, meter: StepMeter):
+        self._collective, self._meter = collective, meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collective, name)
+
+    def sum(self, tensor: Any) -> Any:
+        """As Collective.sum."""
+        with self._meter.phase("all_reduce"):
+            return self._collective.sum(tensor)
 
 
 def silent_meter() -> StepMeter:

@@ -4,7 +4,14 @@ import pytest
 
 from rapid_dist.errors import StorageError
 from rapid_dist.metrics import catalog, steps
-from rapid_dist.metrics.steps import PRIVATE_BLOCK_STEPS, PrivateStepMeter, StepMeter, group_started, silent_meter
+from rapid_dist.metrics.steps import (
+    PRIVATE_BLOCK_STEPS,
+    PrivateStepMeter,
+    StepMeter,
+    TimedCollective,
+    group_started,
+    silent_meter,
+)
 from tests.metrics.recorded import kept_recorder
 
 
@@ -85,6 +92,31 @@ def test_a_ledger_that_cannot_be_written_is_counted_and_still_raised(clock):
     with meter.ledger_write():
         pass
     assert kept.of(catalog.LEDGER_FAILURES, "write") == [1]
+
+
+def test_time_inside_an_inner_phase_is_not_counted_twice(clock):
+    recorder, kept = kept_recorder()
+    meter = StepMeter(recorder, loop="denoiser", planned_steps=1, expected_batch_size=1)
+    group = TimedCollective(SlowGroup(clock), meter)
+    with meter.phase("noise"):
+        clock.now += 1
+        assert (group.sum(5), group.rank) == (10, 3)
+        clock.now += 2
+        group.sum(1)
+    meter.step_done(1)
+    assert kept.of(catalog.PUBLIC_PHASE_SECONDS, "denoiser", "noise") == [3]
+    assert kept.of(catalog.PUBLIC_PHASE_SECONDS, "denoiser", "all_reduce") == [8]
+
+
+class SlowGroup:
+    rank = 3
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    def sum(self, value):
+        self._clock.now += 4
+        return 2 * value
 
 
 def test_a_silent_meter_takes_the_same_calls(clock):
