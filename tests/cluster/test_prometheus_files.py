@@ -80,3 +80,18 @@ def test_of_rays_own_page_only_the_catalog_is_kept():
     for name in CATALOG:
         kept = re.fullmatch(keep["regex"], f"ray_{name}").group()
         assert re.fullmatch(rename["regex"], kept).group(1) == name
+
+
+def test_the_readme_lists_the_catalog():
+    text = (PROMETHEUS.parent / "README.md").read_text().split("<!-- metrics -->")[1]
+    rows = [line for line in text.splitlines() if line.startswith("| `rapid_dist_")]
+    assert rows == [
+        f"| `{m.name}` | {', '.join(m.labels)} | {m.kind} | {m.unit} | {m.privacy_class} |" for m in CATALOG.values()
+    ]
+
+
+def test_the_readme_lists_the_alerts_with_their_severity():
+    text = (PROMETHEUS.parent / "README.md").read_text()
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    for rule in groups[0]["rules"]:
+        assert f"| {rule['alert']} | {rule['labels']['severity']} |" in text

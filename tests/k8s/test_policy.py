@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -231,6 +232,15 @@ def test_there_is_one_job_a_stage_and_each_runs_an_entry_point(documents):
     missing = scripts - {path.name for path in (ROOT / "jobs").glob("*.py")}
     if missing:
         pytest.skip(f"jobs/ has no {', '.join(sorted(missing))} yet")
+
+
+def test_every_manifest_can_be_applied_by_the_label_the_readme_names(documents):
+    stages = {(d["kind"], d["metadata"]["name"]): d["metadata"]["labels"]["rapid-dist/stage"] for d in documents}
+    for (kind, name), stage in stages.items():
+        assert stage == {"RayJob": name, "RayCluster": "cluster"}.get(kind, "platform")
+    readme = (ROOT / "k8s" / "README.md").read_text()
+    applied = set(re.findall(r"-l rapid-dist/stage=([a-z-]+)", readme))
+    assert applied == set(stages.values()) - {"run", "sweep"}
 
 
 PORTS = {"GCS": 6379, "dashboard": 8265, "client": 10001, "agent": 52365, "metrics": 8080}

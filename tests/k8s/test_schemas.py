@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 import yaml
 
 from rapid_dist.specs import parse_spec
+from tests.k8s.conftest import ROOT
 
 KUBERAY = ("RayCluster", "RayJob")
 
@@ -86,3 +90,21 @@ def test_the_mounted_spec_is_one_that_the_stages_accept(named):
     mounts = workers["template"]["spec"]["containers"][0]["volumeMounts"]
     assert any(spec.data.private.startswith(m["mountPath"] + "/") for m in mounts if m["name"] == "private-images")
     assert yaml.safe_load(text)["data"]["public"].startswith("s3://")
+
+
+def test_the_readmes_scrape_job_keeps_what_the_other_configuration_keeps(tmp_path):
+    text = (ROOT / "k8s" / "README.md").read_text().split("<!-- scrape -->\n```yaml\n")[1].split("```")[0]
+    (job,) = yaml.safe_load(text)
+    (elsewhere,) = [
+        other
+        for other in yaml.safe_load((ROOT / "cluster/prometheus/prometheus.yml").read_text())["scrape_configs"]
+        if other["job_name"] == "ray"
+    ]
+    assert job["metric_relabel_configs"] == elsewhere["metric_relabel_configs"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["rapid-dist"]}}]
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is absent; Debian's package prometheus brings it")
+    # Debian's build does not know kubernetes_sd_configs; the rest is checked.
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    answer = subprocess.run(["promtool", "check", "config", "prometheus.yml"], cwd=tmp_path, capture_output=True)
+    assert answer.returncode == 0, answer.stderr
