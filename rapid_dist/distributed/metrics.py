@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -53,22 +54,25 @@ class RaySink:
     """
 
     def __init__(self) -> None:
-        self._held, self._instruments = Buffer(), {}
+        self._held, self._agent = Buffer(), _Agent()
+        self._lock = threading.Lock()  # several threads of a driver record
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
-        self._held.record(metric, value, labels)
+        with self._lock:
+            self._held.record(metric, value, labels)
         self.flush()
 
     def flush(self) -> None:
         import ray
 
         if ray.is_initialized():
-            replay(self._held.take(), _ToAgent(self._instruments))
+            with self._lock:
+                replay(self._held.take(), self._agent)
 
 
-class _ToAgent:
-    def __init__(self, instruments: dict[str, Any]):
-        self._instruments = instruments
+class _Agent:
+    def __init__(self) -> None:
+        self._instruments: dict[str, Any] = {}
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
         instrument = self._instruments.get(metric.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, PrivacyError, StorageError
@@ -19,6 +20,7 @@ class LedgerWatch:
 
     def __init__(self, store: Store, recorder: Recorder):
         self._store, self._recorder = store, recorder
+        self._ledger: Any = None
         self._shown: str | None = None
         for operation in ("read", "verify", "write"):
             recorder.add(catalog.LEDGER_FAILURES, 0, operation=operation)
@@ -35,18 +37,22 @@ class LedgerWatch:
     def _show(self) -> None:
         from rapid_dist.privacy.ledger import read_ledger
 
-        entries = self._store.list_files()
-        if not entries:
-            return
-        ledger = read_ledger(self._store)
+        if self._ledger is None:
+            if not self._store.list_files():
+                return
+            self._ledger = read_ledger(self._store)
+        else:
+            self._ledger.refresh()
+        ledger = self._ledger
         if ledger.head == self._shown:
             return
+        names = [name for name in self._store.list_files() if not name.startswith(".")]
         record = self._recorder.set
         record(catalog.TARGET_EPSILON, ledger.target["target_epsilon"])
         record(catalog.TARGET_DELTA, ledger.target["target_delta"])
         record(catalog.SPENT_EPSILON, ledger.spent_epsilon())
         record(catalog.LEDGER_ATTEMPTS, len(ledger.attempts))
-        record(catalog.LEDGER_ENTRIES, len([name for name in entries if not name.startswith(".")]))
+        record(catalog.LEDGER_ENTRIES, len(names))
         self._shown = ledger.head
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rapid_dist.errors import SpecError
-from rapid_dist.metrics.catalog import Metric
+from rapid_dist.metrics.catalog import CATALOG, Metric
 from rapid_dist.metrics.recorder import Recorder, recording
 
 LOOPBACK = "127.0.0.1"
@@ -22,13 +22,11 @@ class PrometheusSink:
 
         client.disable_created_metrics()
         self.registry = client.CollectorRegistry(auto_describe=True)
-        self._instruments: dict[str, Any] = {}
+        # All at once: threads of a run record at the same time, and an instrument must not be made twice.
+        self._instruments = {name: self._make(metric) for name, metric in CATALOG.items()}
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
-        instrument = self._instruments.get(metric.name)
-        if instrument is None:
-            instrument = self._instruments[metric.name] = self._make(metric)
-        child = instrument.labels(**labels)
+        child = self._instruments[metric.name].labels(**labels)
         {"counter": lambda: child.inc, "gauge": lambda: child.set, "histogram": lambda: child.observe}[metric.kind]()(
             value
         )

@@ -93,9 +93,8 @@ def test_rays_sink_holds_back_until_ray_runs(monkeypatch):
     sink = RaySink()
     Recorder(sink).add(catalog.STEPS, 2, loop="denoiser")
     Recorder(sink).add(catalog.STEPS, 3, loop="denoiser")
-    kept = Kept()
+    kept = sink._agent = Kept()
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(relay, "_ToAgent", lambda instruments: kept)
     sink.flush()
     assert kept.of(catalog.STEPS, "denoiser") == [5.0]
 

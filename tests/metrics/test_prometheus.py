@@ -2,6 +2,7 @@
 
 import re
 import socket
+import threading
 import urllib.request
 
 import pytest
@@ -78,3 +79,19 @@ def test_two_sinks_do_not_share_values():
     first, second = PrometheusSink(), PrometheusSink()
     Recorder(first, {"run": "a"}).set(catalog.SPENT_EPSILON, 1)
     assert second.registry.get_sample_value("rapid_dist_spent_epsilon", {"run": "a"}) is None
+
+
+def test_threads_that_record_at_the_same_time_lose_nothing():
+    sink, start = PrometheusSink(), threading.Barrier(4)
+
+    def work():
+        start.wait()
+        for _ in range(500):
+            Recorder(sink, {"run": "a"}).add(catalog.STEPS, loop="denoiser")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sink.registry.get_sample_value("rapid_dist_steps_total", {"run": "a", "loop": "denoiser"}) == 2000
