@@ -44,8 +44,11 @@ class Post:
 def mailbox(deliver: Callable[[Any], None], *, name: str) -> Iterator[Post]:
     """Calls deliver(item) on the driver for every item posted while the block runs; Ray must have been started."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
+    # On the driver's own node: what takes another node away does not silence the rest.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Mailbox).remote()
     stop = threading.Event()
 
     def drain() -> None:

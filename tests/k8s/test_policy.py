@@ -8,6 +8,7 @@ import shlex
 import pytest
 
 from rapid_dist import layout
+from rapid_dist.cli import main
 from rapid_dist.specs import parse_spec
 from tests.k8s.conftest import ROOT
 from tests.k8s.network import is_let_in
@@ -222,14 +223,17 @@ def test_the_ledger_of_the_mounted_data_set_can_be_written(named):
 def test_there_is_one_job_a_stage_and_each_runs_an_entry_point(documents):
     jobs = {d["metadata"]["name"]: d for d in documents if d["kind"] == "RayJob"}
     assert set(jobs) == STAGES
-    for name, job in jobs.items():
-        python, script, source, flag, uri, *_ = shlex.split(job["spec"]["entrypoint"])
-        assert (python, flag) == ("python", "--out")
-        stage = name.removesuffix("-public").removesuffix("-private").replace("-", "_")
-        assert script == f"/opt/rapid_dist/jobs/{stage}.py"
-        assert name.startswith("ingest") or (source, uri) == ("/etc/rapid-dist/spec.yaml", "s3://rapid-dist/runs/first")
-    scripts = {shlex.split(job["spec"]["entrypoint"])[1].rsplit("/", 1)[1] for job in jobs.values()}
-    missing = scripts - {path.name for path in (ROOT / "jobs").glob("*.py")}
+    words = {name: shlex.split(job["spec"]["entrypoint"]) for name, job in jobs.items()}
+    for name in ("ingest-public", "ingest-private"):
+        arguments = words.pop(name)
+        assert arguments[:2] == ["rapid-dist", "ingest"]
+        # Parsed as the command itself would, without running it.
+        parsed = main.commands["ingest"].make_context("ingest", arguments[2:]).params
+        assert parsed["privacy_class"] == name.removeprefix("ingest-")
+    for name, (python, script, *arguments) in words.items():
+        assert (python, script) == ("python", f"/opt/rapid_dist/jobs/{name.replace('-', '_')}.py")
+        assert arguments[:4] == ["--spec", "/etc/rapid-dist/spec.yaml", "--out", "s3://rapid-dist/runs/first"]
+    missing = {f"{name.replace('-', '_')}.py" for name in words} - {p.name for p in (ROOT / "jobs").glob("*.py")}
     if missing:
         pytest.skip(f"jobs/ has no {', '.join(sorted(missing))} yet")
 
