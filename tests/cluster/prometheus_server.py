@@ -67,8 +67,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Prometheus]:
-    """targets: scrape job -> host:port. Scrapes and evaluates every second instead of every fifteen."""
+def running_prometheus(folder: Path, targets: dict[str, str | Path]) -> Iterator[Prometheus]:
+    """targets: scrape job -> host:port, or the file in which Ray lists its nodes. Scrapes and evaluates every second instead of every fifteen."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is absent; Debian's package of that name brings it")
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
@@ -77,7 +77,11 @@ def running_prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Promet
     config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] in targets]
     for job in config["scrape_configs"]:
         job.pop("file_sd_configs", None)
-        job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
+        target = targets[job["job_name"]]
+        if isinstance(target, Path):
+            job["file_sd_configs"] = [{"files": [str(target)], "refresh_interval": "1s"}]
+        else:
+            job["static_configs"] = [{"targets": [target]}]
     folder.mkdir(parents=True)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()
