@@ -68,7 +68,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_prometheus(folder: Path, targets: dict[str, str | Path]) -> Iterator[Prometheus]:
-    """targets: scrape job -> host:port, or the file in which Ray lists its nodes. Scrapes and evaluates every second instead of every fifteen."""
+    """targets: scrape job -> host:port, or the file in which Ray lists its nodes.
+
+    Scrapes and evaluates every second instead of every fifteen.
+    """
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is absent; Debian's package of that name brings it")
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
