@@ -67,7 +67,7 @@ def test_a_failing_s3_under_the_ledger_is_waited_for_or_named_and_never_undercou
     tiny_sources,
     tmp_path,
     s3,
-    endpoint,  # noqa: F811
+    endpoint,
 ):
     dataset = Store(f"{s3}/{tmp_path.name}/dataset")
     source = finished_run.private
