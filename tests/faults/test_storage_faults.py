@@ -10,7 +10,6 @@ import pytest
 from rapid_dist import layout
 from rapid_dist.artifacts.storage import Store
 from tests.faults.harness import FaultyRun
-from tests.s3.conftest import s3, s3_server  # noqa: F401
 from tests.s3.proxy import LOSE_ANSWER, LOSE_REQUEST, FaultyEndpoint
 
 pytestmark = pytest.mark.faults
@@ -56,7 +55,7 @@ def test_a_full_disk_under_the_ledger_stops_training_before_the_noise(finished_r
 
 
 @pytest.fixture
-def endpoint(s3_server):  # noqa: F811
+def endpoint(s3_server):
     endpoint = FaultyEndpoint(s3_server)
     yield endpoint
     endpoint.close()
