@@ -18,8 +18,11 @@ from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
 from rapid_dist.distributed.ledger_actor import ledger_actor
+from rapid_dist.distributed.metrics import relayed_recorder
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import PrivateStepMeter, group_started
 from rapid_dist.privacy.ledger import join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import count_votes, noise_histogram
@@ -66,7 +69,7 @@ def run_train(
     terms = plan.ledger_terms()
     join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=plan.to_plain())
     start_ray()
-    with ledger_actor(ledger, **terms) as client:
+    with ledger_actor(ledger, **terms) as client, relayed_recorder() as recorder:
         answer = run_workers(
             train_worker,
             {
@@ -78,6 +81,7 @@ def run_train(
                 "knowledge_base": knowledge_base,
                 "ledger": client,
                 "out": out,
+                "recorder": recorder,
             },
             runtime=spec.runtime,
             name=TRAIN,
@@ -147,11 +151,15 @@ def _release_votes(
 def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
     """What every worker of private training does; arguments as run_train makes them."""
     spec, plan, out, device = (arguments[k] for k in ("spec", "plan", "out", "device"))
+    client, job = arguments["ledger"], arguments["job"]
+    recorder = arguments.get("recorder", Recorder()) if collective.rank == 0 else Recorder()
+    group_started(recorder, TRAIN)
     attempt = open_attempt(
         plan,
-        ledger=arguments["ledger"],
-        job=arguments["job"],
+        ledger=client,
+        job=job,
         debug_fixed_key=spec.privacy.debug_fixed_key,
+        statement_fn=lambda: client.statement_line(plan, job=job),
         collective=collective,
     )
     inputs = agree(
@@ -186,6 +194,9 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         max_physical_batch_size=spec.runtime.max_physical_batch_size,
         device=device,
         watch=watch,
+        meter=PrivateStepMeter(
+            recorder, planned_steps=spec.training.steps, expected_batch_size=plan.expected_batch_size
+        ),
     )
     if collective.rank > 0:
         return {}

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rapid_dist.metrics.steps import PrivateStepMeter
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.plan import PrivacyPlan
@@ -29,18 +30,30 @@ class Book(Payer, Protocol):
 
 
 def open_attempt(
-    plan: PrivacyPlan, *, ledger: Book | None, job: str, debug_fixed_key: int | None, collective: Collective
+    plan: PrivacyPlan,
+    *,
+    ledger: Book | None,
+    job: str,
+    debug_fixed_key: int | None,
+    collective: Collective,
+    statement_fn: Callable[[], str] = str,
 ) -> PrivateAttempt:
     """A new attempt with a fresh key: rank 0 writes it into the ledger, the key travels in memory only.
 
-    ledger: needed on rank 0 only.
+    ledger, statement_fn: needed on rank 0 only.
     """
     number = on_rank_zero(
         collective, lambda: ledger.begin_attempt(plan.to_plain(), job=job, planned=plan.planned_charges())
     )
     key = RunKey.fresh() if debug_fixed_key is None else RunKey.fixed_for_debugging(debug_fixed_key)
     key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
-    return PrivateAttempt(number=number, key=key, ledger=ledger if collective.rank == 0 else None, job=job)
+    return PrivateAttempt(
+        number=number,
+        key=key,
+        ledger=ledger if collective.rank == 0 else None,
+        job=job,
+        statement_fn=statement_fn,
+    )
 
 
 def train_attempt(
@@ -58,6 +71,7 @@ def train_attempt(
     max_physical_batch_size: int,
     device: str,
     watch: Callable[[TrainState], Callable[[int], None]],
+    meter: PrivateStepMeter | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from the newest checkpoint, if there is one, and says whether the last step was reached.
 
@@ -79,6 +93,7 @@ def train_attempt(
         max_physical_batch_size=max_physical_batch_size,
         device=device,
         on_step=watch(state),
+        meter=meter,
     )
     return state, completed
 

@@ -14,11 +14,10 @@ from rapid_dist.privacy.audit.noise_moments import noise_checks
 from rapid_dist.privacy.audit.replay import Recording, replay_checks, steps_with_record
 from rapid_dist.privacy.audit.restart import restart_checks
 from rapid_dist.privacy.audit.verdict import AuditResult, CanaryResult, judge_canaries
-from rapid_dist.training.audit.observe import LEDGER, Trial, observe
+from rapid_dist.training.audit.observe import LEDGER, StatingBook, Trial, observe
 from rapid_dist.training.audit.settings import AuditSettings
 from rapid_dist.training.audit.trials import REPLAY_KEY, RESTART, THE_RECORD, canary_trial, replay_trials, restart_trial
 from rapid_dist.training.collective import Collective
-from rapid_dist.training.private_run import Book
 
 Run = Callable[[Trial], Recording]
 Told = Callable[[int, str], None]
@@ -35,7 +34,7 @@ def run_battery(
     work: Store,
     *,
     told: Told = lambda done, what: None,
-    restart_book: Book | None = None,
+    restart_book: StatingBook | None = None,
 ) -> AuditResult | None:
     """Runs every trial on this group; rank 0 gets the result, the others None.
 
@@ -65,7 +64,7 @@ def _folder(work: Store, name: str) -> Store:
 class Runs:
     """Runs trials one after the other, each in a folder of its own."""
 
-    def __init__(self, collective: Collective, work: Store, told: Told, books: Mapping[str, Book | None]):
+    def __init__(self, collective: Collective, work: Store, told: Told, books: Mapping[str, StatingBook | None]):
         self._collective, self._work, self._told, self._books, self._done = collective, work, told, books, 0
 
     def __call__(self, trial: Trial) -> Recording:

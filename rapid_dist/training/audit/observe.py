@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,13 @@ class Trial:
     num_canaries: int
     debug_key: int | None = None
     crash_after: int | None = None
+
+
+class StatingBook(Book, Protocol):
+    """A ledger in another process, as the train stage has it."""
+
+    def statement_line(self, plan: PrivacyPlan, *, job: str) -> str:
+        """The privacy statement of a job as of now, in one line."""
 
 
 class Crash(Exception):
@@ -87,7 +94,7 @@ class _Seen:
     charges: list[int] = field(default_factory=list)  # steps charged in all, when the trial crashed
 
 
-def observe(trial: Trial, collective: Collective, work: Store, book: Book | None = None) -> Recording:
+def observe(trial: Trial, collective: Collective, work: Store, book: StatingBook | None = None) -> Recording:
     """Trains as the train stage does and returns what was seen; every worker calls it alike.
 
     work: an empty folder for the trial's ledger and checkpoints, seen by all workers. book: what writes the ledger in
@@ -115,14 +122,20 @@ def _run(
     watch: Watch,
     seen: _Seen,
     work: Store,
-    book: Book | None,
+    book: StatingBook | None,
     crash_after: int | None,
 ) -> bool:
     """One attempt, from the newest checkpoint if there is one."""
     plan, store = trial.plan, work.child(LEDGER)
-    if book is None and watch.rank == 0:
-        book = join_ledger(store, **plan.ledger_terms())
-    attempt = open_attempt(plan, ledger=book, job=trial.name, debug_fixed_key=trial.debug_key, collective=watch)
+    own = join_ledger(store, **plan.ledger_terms()) if book is None and watch.rank == 0 else None
+    attempt = open_attempt(
+        plan,
+        ledger=book or own,
+        job=trial.name,
+        debug_fixed_key=trial.debug_key,
+        statement_fn=(lambda: book.statement_line(plan, job=trial.name)) if book is not None else str,
+        collective=watch,
+    )
     watch.take_sums()
 
     def note(step: int) -> None:
