@@ -24,7 +24,7 @@ def audit(spec_path: str | None, out: str, overrides: tuple[str, ...], as_json: 
     records; no private record is read and no budget is spent. Exit code 1 when a violation is found.
     """
     from rapid_dist.artifacts.storage import Store
-    from rapid_dist.distributed.audit import run_audit
+    from rapid_dist.distributed.audit import audit_runtime, run_audit
     from rapid_dist.distributed.session import ray_session
     from rapid_dist.privacy.audit.plot import draw_plot
     from rapid_dist.specs import RuntimeSpec, load_spec
@@ -34,7 +34,7 @@ def audit(spec_path: str | None, out: str, overrides: tuple[str, ...], as_json: 
         raise click.UsageError("--set changes a SPEC; give one")
     spec = None if spec_path is None else load_spec(spec_path, overrides=overrides)
     store = Store(out)
-    runtime = RuntimeSpec(num_cpus=2) if spec is None else spec.runtime
+    runtime = audit_runtime(RuntimeSpec(num_cpus=2) if spec is None else spec.runtime)
     with ray_session(runtime):
         result = run_audit(AuditSettings() if spec is None else settings_of(spec), runtime, _new_work_folder(store))
     plain = result.to_plain()

@@ -31,11 +31,16 @@ def run_audit(
 
     No private record is read: canaries and all other records are made up, so an audit costs no budget.
     """
-    runtime = replace(runtime, num_workers=max(2, runtime.num_workers), max_failures=0)
     start_ray()
     with ledger_actor(restart_ledger(work), **restart_trial(settings).plan.ledger_terms()) as client:
         arguments = {"settings": settings, "work": work, "restart_book": client}
-        return run_workers(worker or audit_worker, arguments, runtime=runtime, name=AUDIT)["result"]
+        return run_workers(worker or audit_worker, arguments, runtime=audit_runtime(runtime), name=AUDIT)["result"]
+
+
+def audit_runtime(runtime: RuntimeSpec) -> RuntimeSpec:
+    """The runtime with at least two workers, room for them, and no second try: a worker that dies is a finding."""
+    num_cpus = None if runtime.num_cpus is None else max(2, runtime.num_cpus)
+    return replace(runtime, num_workers=max(2, runtime.num_workers), num_cpus=num_cpus, max_failures=0)
 
 
 def audit_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def restart_trial(settings: AuditSettings) -> Trial:
     All other coordinates, the denoiser's own among them, then hold nothing but noise.
     """
     block = max(2, settings.restart_steps // 4)
-    rate = min(settings.sample_rate, 0.5)
+    rate = min(max(settings.sample_rate, 0.05), 0.5)  # neither so rare nor so frequent that chance shows nothing
     plan = _plan(settings, rate, settings.noise_multiplier, settings.restart_steps, spare_steps=block)
     last = np.arange(settings.num_canaries - settings.num_sampled, settings.num_canaries)
     crash_after = block + block // 2

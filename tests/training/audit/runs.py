@@ -18,7 +18,7 @@ SMALL = AuditSettings(
 
 def _full_batch(settings: AuditSettings, run: Runs) -> tuple[Check, ...]:
     result, checks = canary_layer(settings, run, is_full_batch=True)
-    return (*checks, *result.checks())
+    return (*checks, *result.checks(), result.strength())
 
 
 LAYERS: dict[str, Callable[[AuditSettings, Runs], tuple[Check, ...]]] = {
