@@ -1,6 +1,6 @@
 """Is the noise Gaussian of the planned scale, and independent over coordinates, steps and attempts?
 
-Every bound is set so that right noise crosses it about once in a million audits; wrong scales are also tried, and a
+Right noise crosses each bound about once in a million audits; wrong scales are also tried, and a
 test that cannot tell 0.97 or 1.03 of the scale from the right one counts as a violation.
 """
 
