@@ -18,7 +18,7 @@ SPACES = ("l2", "cosine", "ip")
 
 _QUERIES_PER_BLOCK = 256
 _KEYS_PER_BLOCK = 8192
-_FLOATS_PER_PAIR_BLOCK = 1 << 20
+_FLOATS_PER_PAIR_BLOCK = 1 << 15  # Two float64 blocks stay in a core's cache.
 _SMALLEST_NORM = 1e-30
 
 
@@ -102,7 +102,12 @@ def pair_distances(
         part = slice(p0, p0 + step)
         a = np.ascontiguousarray(queries[query[part]], dtype=np.float64)
         b = np.ascontiguousarray(keys[key[part]], dtype=np.float64)
-        exact = np.square(a - b).sum(axis=-1) if space == "l2" else 1.0 - (a * b).sum(axis=-1)
+        if space == "l2":
+            a -= b
+            exact = np.square(a, out=a).sum(axis=-1)
+        else:
+            a *= b
+            exact = 1.0 - a.sum(axis=-1)
         with np.errstate(over="ignore"):
             distance[part] = exact
     return distance

@@ -77,6 +77,28 @@ def select_neighbors(
     return found
 
 
+def first_neighbors(trajectory_id: np.ndarray, distance: np.ndarray, num_neighbors: int) -> Neighbors:
+    """Returns each row's first k candidates by (distance, trajectory_id), padded when there are fewer.
+
+    trajectory_id: (q, m) int64, negative ones are padding; no trajectory twice in a row; distance: (q, m) float32.
+    Rows that come in order are not sorted again. Raises SpecError when num_neighbors < 1.
+    """
+    found = no_neighbors(len(trajectory_id), num_neighbors)
+    distance = np.where(trajectory_id < 0, np.float32(np.inf), distance)
+    in_order = (distance[:, 1:] > distance[:, :-1]) | (trajectory_id[:, 1:] < 0)
+    rows = np.flatnonzero(~in_order.all(axis=1))
+    if len(rows):
+        # As unsigned numbers negative ids are larger than all others, so padding comes after a true infinity.
+        order = np.lexsort((trajectory_id[rows].view(np.uint64), distance[rows]))
+        trajectory_id = trajectory_id.copy()
+        trajectory_id[rows] = np.take_along_axis(trajectory_id[rows], order, axis=1)
+        distance[rows] = np.take_along_axis(distance[rows], order, axis=1)
+    width = min(num_neighbors, trajectory_id.shape[1])
+    found.trajectory_id[:, :width] = np.maximum(trajectory_id[:, :width], NO_TRAJECTORY)
+    found.distance[:, :width] = distance[:, :width]
+    return found
+
+
 def merge_neighbors(parts: Sequence[Neighbors], num_neighbors: int) -> Neighbors:
     """Returns the k nearest over all parts, by (distance, trajectory_id), without padding and duplicates.
 
@@ -84,17 +106,25 @@ def merge_neighbors(parts: Sequence[Neighbors], num_neighbors: int) -> Neighbors
     tree. parts: each (q, k_i) for the same queries in the same order.
     Raises InputError without parts or when they differ in q, SpecError when num_neighbors < 1.
     """
-    num_queries = {len(part) for part in parts}
-    if len(num_queries) != 1:
-        raise InputError(f"got parts for {sorted(num_queries)} queries; expected parts for the same queries")
-    (q,) = num_queries
-    return select_neighbors(
-        np.concatenate([np.repeat(np.arange(q), part.trajectory_id.shape[1]) for part in parts]),
-        np.concatenate([part.trajectory_id.ravel() for part in parts]),
-        np.concatenate([part.distance.ravel() for part in parts]),
-        num_queries=q,
-        num_neighbors=num_neighbors,
-    )
+    if len({len(part) for part in parts}) != 1:
+        counts = sorted({len(part) for part in parts})
+        raise InputError(f"got parts for {counts} queries; expected parts for the same queries")
+    trajectory_id = np.concatenate([part.trajectory_id for part in parts], axis=1)
+    distance = np.concatenate([part.distance for part in parts], axis=1)
+    found = first_neighbors(trajectory_id, distance, num_neighbors)
+    ascending = np.sort(trajectory_id, axis=1)
+    repeats = (ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0)
+    rows = np.flatnonzero(repeats.any(axis=1))
+    if len(rows):
+        single = select_neighbors(
+            np.repeat(np.arange(len(rows)), trajectory_id.shape[1]),
+            trajectory_id[rows].ravel(),
+            distance[rows].ravel(),
+            num_queries=len(rows),
+            num_neighbors=num_neighbors,
+        )
+        found.trajectory_id[rows], found.distance[rows] = single.trajectory_id, single.distance
+    return found
 
 
 def recall_at(found: Neighbors, truth: Neighbors, k: int) -> float:
