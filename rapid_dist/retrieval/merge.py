@@ -78,24 +78,34 @@ def select_neighbors(
 
 
 def first_neighbors(trajectory_id: np.ndarray, distance: np.ndarray, num_neighbors: int) -> Neighbors:
-    """Returns each row's first k candidates by (distance, trajectory_id), padded when there are fewer.
+    """Returns each row's first k candidates by (distance, trajectory_id), each trajectory at most once.
 
-    trajectory_id: (q, m) int64, negative ones are padding; no trajectory twice in a row; distance: (q, m) float32.
-    Rows that come in order are not sorted again. Raises SpecError when num_neighbors < 1.
+    It is select_neighbors for rows of equal length, in less time: only the rows where equal distances or repeats
+    reach the first k are left to it. A repeat further back changes nothing.
+    trajectory_id: (q, m) int64, negative ones are padding; distance: (q, m) float32.
+    Raises SpecError when num_neighbors < 1.
     """
     found = no_neighbors(len(trajectory_id), num_neighbors)
-    distance = np.where(trajectory_id < 0, np.float32(np.inf), distance)
-    in_order = (distance[:, 1:] > distance[:, :-1]) | (trajectory_id[:, 1:] < 0)
-    rows = np.flatnonzero(~in_order.all(axis=1))
-    if len(rows):
-        # As unsigned numbers negative ids are larger than all others, so padding comes after a true infinity.
-        order = np.lexsort((trajectory_id[rows].view(np.uint64), distance[rows]))
-        trajectory_id = trajectory_id.copy()
-        trajectory_id[rows] = np.take_along_axis(trajectory_id[rows], order, axis=1)
-        distance[rows] = np.take_along_axis(distance[rows], order, axis=1)
     width = min(num_neighbors, trajectory_id.shape[1])
-    found.trajectory_id[:, :width] = np.maximum(trajectory_id[:, :width], NO_TRAJECTORY)
-    found.distance[:, :width] = distance[:, :width]
+    ids, near = trajectory_id, np.where(trajectory_id < 0, np.float32(np.inf), distance)
+    if not (near[:, 1:] >= near[:, :-1]).all():
+        order = np.argsort(near, axis=1)[:, : width + 1]
+        ids, near = np.take_along_axis(ids, order, axis=1), np.take_along_axis(near, order, axis=1)
+    found.trajectory_id[:, :width] = np.maximum(ids[:, :width], NO_TRAJECTORY)
+    found.distance[:, :width] = near[:, :width]
+    ascending = np.sort(ids[:, :width], axis=1)
+    is_settled = (near[:, 1 : width + 1] > near[:, : min(width, near.shape[1] - 1)]).all(axis=1)
+    is_settled &= (ascending[:, 1:] > ascending[:, :-1]).all(axis=1)
+    rows = np.flatnonzero(~is_settled)
+    if len(rows):
+        exact = select_neighbors(
+            np.repeat(np.arange(len(rows)), trajectory_id.shape[1]),
+            trajectory_id[rows].ravel(),
+            distance[rows].ravel(),
+            num_queries=len(rows),
+            num_neighbors=num_neighbors,
+        )
+        found.trajectory_id[rows], found.distance[rows] = exact.trajectory_id, exact.distance
     return found
 
 
@@ -106,25 +116,14 @@ def merge_neighbors(parts: Sequence[Neighbors], num_neighbors: int) -> Neighbors
     tree. parts: each (q, k_i) for the same queries in the same order.
     Raises InputError without parts or when they differ in q, SpecError when num_neighbors < 1.
     """
-    if len({len(part) for part in parts}) != 1:
-        counts = sorted({len(part) for part in parts})
-        raise InputError(f"got parts for {counts} queries; expected parts for the same queries")
-    trajectory_id = np.concatenate([part.trajectory_id for part in parts], axis=1)
-    distance = np.concatenate([part.distance for part in parts], axis=1)
-    found = first_neighbors(trajectory_id, distance, num_neighbors)
-    ascending = np.sort(trajectory_id, axis=1)
-    repeats = (ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0)
-    rows = np.flatnonzero(repeats.any(axis=1))
-    if len(rows):
-        single = select_neighbors(
-            np.repeat(np.arange(len(rows)), trajectory_id.shape[1]),
-            trajectory_id[rows].ravel(),
-            distance[rows].ravel(),
-            num_queries=len(rows),
-            num_neighbors=num_neighbors,
-        )
-        found.trajectory_id[rows], found.distance[rows] = single.trajectory_id, single.distance
-    return found
+    num_queries = {len(part) for part in parts}
+    if len(num_queries) != 1:
+        raise InputError(f"got parts for {sorted(num_queries)} queries; expected parts for the same queries")
+    return first_neighbors(
+        np.concatenate([part.trajectory_id for part in parts], axis=1),
+        np.concatenate([part.distance for part in parts], axis=1),
+        num_neighbors,
+    )
 
 
 def recall_at(found: Neighbors, truth: Neighbors, k: int) -> float:

@@ -22,6 +22,8 @@ from rapid_dist.retrieval.merge import NO_TRAJECTORY, Neighbors, first_neighbors
 
 # Asked for beyond k, so that float32 rounding inside hnswlib does not decide ties at the k-th place.
 _EXTRA_CANDIDATES = 8
+# Added at a time; a signal such as Ctrl-C is heard in between.
+_KEYS_PER_ADD = 4096
 _MAGIC = b"rapid-dist-hnsw-1\n"
 _DIGEST_BYTES = 32
 _TOO_FEW_RESULTS = "Cannot return the results"
@@ -50,6 +52,11 @@ class HnswShard:
     @property
     def dim(self) -> int:
         return self._index.dim
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of to_bytes."""
+        return self._index.index_file_size() + len(self._header()) + len(_MAGIC) + _DIGEST_BYTES
 
     @property
     def trajectory_ids(self) -> np.ndarray:
@@ -94,12 +101,10 @@ class HnswShard:
         Equal for equal indexes, which one build thread guarantees.
         Raises StorageError when the temporary file cannot be written whole.
         """
-        header = json.dumps({"space": self.space, "dim": self.dim, "count": len(self)}, sort_keys=True)
-        payload = _saved(self._index)
-        line = header.encode() + b"\n"
-        digest = hashlib.sha256(line)
+        header, payload = self._header(), _saved(self._index)
+        digest = hashlib.sha256(header)
         digest.update(payload)
-        return b"".join([_MAGIC, digest.digest(), line, payload])
+        return b"".join([_MAGIC, digest.digest(), header, payload])
 
     @classmethod
     def from_bytes(cls, data: bytes, *, dim: int, space: str, ef_search: int) -> HnswShard:
@@ -130,6 +135,10 @@ class HnswShard:
             raise ArtifactError(f"hnswlib cannot read the index shard: {error}; build it again") from error
         ids, keys = stored_rows(payload, dim=dim)
         return cls(index, keys, ids, space=space, ef_search=ef_search)
+
+    def _header(self) -> bytes:
+        header = {"space": self.space, "dim": self.dim, "count": len(self)}
+        return json.dumps(header, sort_keys=True).encode() + b"\n"
 
     def _candidates(
         self, queries: np.ndarray, num_candidates: int, num_threads: int
@@ -182,7 +191,9 @@ def build_shard(
     index = hnswlib.Index(space=_stored_space(space), dim=keys.shape[1])
     index.init_index(max_elements=len(ids), M=M, ef_construction=ef_construction, random_seed=seed)
     keys, ids = keys[order], ids[order]
-    index.add_items(keys, ids, num_threads=num_threads)
+    for first in range(0, len(ids), _KEYS_PER_ADD):
+        block = slice(first, first + _KEYS_PER_ADD)
+        index.add_items(keys[block], ids[block], num_threads=num_threads)
     return HnswShard(index, keys, ids, space=space, ef_search=ef_construction)
 
 
