@@ -32,6 +32,14 @@ def table_arrays(data: bytes, *, where: str = "a Parquet file") -> dict[str, np.
         raise _no_table(where) from None
 
 
+def read_column(file: BinaryIO, name: str, *, where: str) -> np.ndarray:
+    """One flat column of a table, without the others. Raises ArtifactError when there is no such table or column."""
+    try:
+        return pq.read_table(file, columns=[name]).column(name).to_numpy()
+    except (pa.ArrowException, OSError, KeyError):
+        raise _no_table(where) from None
+
+
 def grouped_table_bytes(columns: Mapping[str, np.ndarray], group: np.ndarray) -> bytes:
     """As table_bytes, with one row group a group number, so that one group is read without the others.
 

@@ -244,15 +244,17 @@ def make_recall_measurer(
     spec: RunSpec, out: Store, work: Store, shards: Sequence[ShardFiles], queries: FileEntry, num_neighbors: int
 ) -> Task:
     """fn(index) asks one shard the recall queries, by its index and exactly. The queries and answers are public."""
+    from rapid_dist.artifacts.kb_verify import shard_answers
+
     space, ef_search = spec.knowledge_base.space, spec.knowledge_base.ef_search
 
     def measure(index: int) -> dict[str, Any]:
         keys = read_table(out, queries)["key"]
         shard = open_shard(out, shards[index], space=space, ef_search=ef_search)
+        found, truth = shard_answers(shard, keys, num_neighbors, space)
         answers = {}
-        for method in ("hnsw", "exact"):
-            found = shard.query(keys, num_neighbors=num_neighbors, space=space, method=method)
-            answers |= {f"{method}_id": found.trajectory_id, f"{method}_distance": found.distance}
+        for name, part in (("found", found), ("true", truth)):
+            answers |= {f"{name}_id": part.trajectory_id, f"{name}_distance": part.distance}
         entry = write_file(work, f"recall/{shards[index].name}.parquet", table_bytes(answers))
         return {"file": asdict(entry), "rows": len(shard.keys), "peak_bytes": peak_memory_bytes()}
 

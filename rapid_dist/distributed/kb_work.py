@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from rapid_dist.artifacts.knowledge_base import (
     QUERIES,
     ShardRecord,
     named_file,
-    open_router,
     plain_records,
     read_table,
     shard_files,
@@ -200,19 +199,21 @@ class BaseWork:
         return replace(draft, facts={**facts, **self._measure_recall(draft, sum(rows))})
 
     def _measure_recall(self, draft: Manifest, total: int) -> dict[str, Any]:
+        from rapid_dist.artifacts.kb_verify import NUM_NEIGHBORS, recall_facts
         from rapid_dist.retrieval.merge import Neighbors
-        from rapid_dist.retrieval.recall import RecallTally
 
-        shards, queries, count = shard_files(draft), named_file(draft, QUERIES), min(10, total)
+        shards, queries, count = shard_files(draft), named_file(draft, QUERIES), min(NUM_NEIGHBORS, total)
         arguments = (self.spec, self.out, self.work, shards, queries, count)
         results = self.map("recall", make_recall_measurer, arguments, len(shards))
-        router = open_router(self.out, draft, space=self.spec.knowledge_base.space)
-        tally = RecallTally(router.order(read_table(self.out, queries)["key"]), num_neighbors=count)
-        for position, result in enumerate(results):
-            answer = read_table(self.work, FileEntry(**result["file"]))
-            found, truth = (Neighbors(answer[f"{m}_id"], answer[f"{m}_distance"]) for m in ("hnsw", "exact"))
-            tally.add(position, found=found, truth=truth)
-        return tally.facts()
+
+        def answers() -> Iterator[tuple[Neighbors, Neighbors]]:
+            for result in results:
+                table = read_table(self.work, FileEntry(**result["file"]))
+                found, truth = (Neighbors(table[f"{m}_id"], table[f"{m}_distance"]) for m in ("found", "true"))
+                yield found, truth
+
+        space = self.spec.knowledge_base.space
+        return recall_facts(self.out, draft, answers(), space=space, num_neighbors=count)
 
 
 class _Sizes:
