@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from rapid_dist.errors import InputError, StorageError
@@ -72,12 +72,28 @@ class Store:
 
     def list_files(self, relative: str = "") -> list[str]:
         """Sorted names of the files directly in a folder; an absent folder has none."""
+        return sorted(self.file_sizes(relative))
+
+    def file_sizes(self, relative: str = "") -> dict[str, int]:
+        """Name -> bytes of the files directly in a folder, by one listing; an absent folder has none."""
         with _translated(self.uri):
             try:
                 entries = self.fs.ls(self.path(relative), detail=True)
             except FileNotFoundError:
-                return []
-        return sorted(e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+                return {}
+        return {e["name"].rsplit("/", 1)[-1]: int(e["size"]) for e in entries if e["type"] == "file"}
+
+    @contextlib.contextmanager
+    def open_reader(self, relative: str) -> Iterator[BinaryIO]:
+        """A seekable file that fetches only what is read of it. Raises InputError when it is absent."""
+        with _translated(self.uri):
+            try:
+                # Without a cache: Parquet asks for exact ranges, and reading ahead would fetch other shards' rows.
+                file = self.fs.open(self.path(relative), "rb", **({} if self.is_local else {"cache_type": "none"}))
+            except FileNotFoundError:
+                raise InputError(f"{self.uri}/{relative} does not exist") from None
+            with file:
+                yield file
 
     def read_bytes(self, relative: str) -> bytes:
         """Raises InputError when the file is absent."""

@@ -14,6 +14,7 @@ from rapid_dist.artifacts.models import PRETRAIN, save_weights
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
@@ -44,32 +45,38 @@ def run_train(
         "private": open_artifact(images, stage=INGEST, privacy_classes=("private",)).digest,
         "pretrain": open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",)).digest,
     }
+    base = None
     if spec.schedule.uses_retrieval:
-        inputs["knowledge_base"] = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",)).digest
+        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
+        inputs["knowledge_base"] = base.digest
     sections = {
         **spec.sections("denoiser", "schedule", "privacy", "training"),
         "num_classes": spec.data.num_classes,
         "label_map": {str(k): v for k, v in spec.knowledge_base.label_map.items()},
+        **routing_section(spec),
     }
     folder = StageFolder(out, stage=TRAIN, spec=sections, inputs=inputs)
     if folder.finished is not None:
         return folder.finished
     plan = build_plan(spec)
     plan.planned_epsilon()
-    answer = run_workers(
-        _train_private_model,
-        {
-            "spec": spec,
-            "plan": plan,
-            "images": images,
-            "pretrain": pretrain,
-            "knowledge_base": knowledge_base,
-            "ledger": ledger,
-            "out": out,
-        },
-        runtime=spec.runtime,
-        name=TRAIN,
-    )
+    with served_search(spec.knowledge_base, knowledge_base, base) as search:
+        answer = run_workers(
+            _train_private_model,
+            {
+                "spec": spec,
+                "plan": plan,
+                "images": images,
+                "pretrain": pretrain,
+                "knowledge_base": knowledge_base,
+                "base": base,
+                "search": search,
+                "ledger": ledger,
+                "out": out,
+            },
+            runtime=spec.runtime,
+            name=TRAIN,
+        )
     paid = read_ledger(ledger)
     if not answer["completed"]:
         say(
@@ -150,6 +157,8 @@ def _train_private_model(collective: Collective, arguments: dict[str, Any]) -> d
             knowledge_base=arguments["knowledge_base"],
             collective=collective,
             device=device,
+            base=arguments["base"],
+            search=arguments["search"],
         ),
     )
     votes = _release_votes(inputs, spec, plan, attempt, collective, out)
