@@ -5,20 +5,22 @@ A query runs on one core; building may use several threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import hnswlib
 import numpy as np
 
 from rapid_dist.bench.settings import IndexSettings
-from rapid_dist.retrieval.merge import NO_TRAJECTORY, Neighbors, first_neighbors, merge_neighbors
-from rapid_dist.retrieval.prototypes import assign_prototypes, fit_prototypes
-from rapid_dist.retrieval.shard import HnswShard, build_shard
+from rapid_dist.retrieval.assignment import cluster_shards, fit_clusters
+from rapid_dist.retrieval.merge import NO_TRAJECTORY, thinned
+from rapid_dist.retrieval.routing import Router, fit_shard_centroids
+from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
+from rapid_dist.retrieval.shard import build_shard
 
 _KEYS_PER_BLOCK = 16384
 _QUERIES_PER_BLOCK = 256
-_PROTOTYPES_PER_SHARD = 16
-_MAX_PROTOTYPE_KEYS = 50_000
+_MAX_SAMPLE = 100_000  # as many keys as a build looks at to place its clusters
 
 
 class Contender(Protocol):
@@ -76,95 +78,62 @@ class PlainHnsw:
 
 
 class Base:
-    """Our own: HNSW shards that hold whole clusters of public k-means, all asked, or the nearest few.
+    """Our own knowledge base in this process, all its shards asked or the num_probes nearest of each query."""
 
-    A query asks the num_probes shards whose nearest centroid is nearest to it; None asks all.
-    """
+    def __init__(self, shards: Sequence[OpenShard], router: Router, num_probes: int | None = None):
+        self.shards, self._router = tuple(shards), router
+        self._search = KnowledgeBaseSearch(
+            self.shards, space="cosine", method="hnsw", router=router, num_probes=num_probes
+        )
 
-    def __init__(self, shards: list[HnswShard], centroids: np.ndarray, shard_of: np.ndarray, probes: int | None = None):
-        self.shards = shards
-        self.num_probes = probes
-        self._centroids, self._shard_of = centroids, shard_of
+    @property
+    def file_bytes(self) -> int:
+        """Length of the index files of all shards."""
+        return sum(shard.index.file_bytes for shard in self.shards)
 
     def routed(self, num_probes: int) -> Base:
-        """The same shards, asked num_probes a query."""
-        return Base(self.shards, self._centroids, self._shard_of, num_probes)
+        """The same shards, num_probes of them asked a query; as many as there are is full fan-out."""
+        return Base(self.shards, self._router, num_probes if num_probes < len(self.shards) else None)
 
     def ids(self, queries: np.ndarray, num_neighbors: int) -> np.ndarray:
         """As Contender."""
-        return self.query(queries, num_neighbors).trajectory_id
-
-    def query(self, queries: np.ndarray, num_neighbors: int) -> Neighbors:
-        """Returns the neighbours in the shards that are asked, merged by (distance, trajectory_id)."""
-        if self.num_probes is None or self.num_probes >= len(self.shards):
-            return merge_neighbors([shard.query(queries, num_neighbors) for shard in self.shards], num_neighbors)
-        asked = self._shards_to_ask(queries)
-        trajectory_id = np.full((*asked.shape, num_neighbors), NO_TRAJECTORY, np.int64)
-        distance = np.full(trajectory_id.shape, np.inf, np.float32)
-        for s in np.unique(asked):
-            query, place = np.nonzero(asked == s)
-            part = self.shards[s].query(queries[query], num_neighbors)
-            trajectory_id[query, place], distance[query, place] = part.trajectory_id, part.distance
-        flat = (len(queries), asked.shape[1] * num_neighbors)
-        return first_neighbors(trajectory_id.reshape(flat), distance.reshape(flat), num_neighbors)
-
-    def _shards_to_ask(self, queries: np.ndarray) -> np.ndarray:
-        """(q, num_probes) shard numbers."""
-        product = queries @ self._centroids.T
-        gap = (self._centroids * self._centroids).sum(axis=1) - 2 * product
-        nearest = np.full((len(queries), len(self.shards)), np.inf, np.float32)
-        for s in range(len(self.shards)):
-            nearest[:, s] = gap[:, self._shard_of == s].min(axis=1)
-        return np.argpartition(nearest, self.num_probes - 1, axis=1)[:, : self.num_probes]
+        return self._search.query(queries, num_neighbors=num_neighbors).trajectory_id
 
 
 def build_base(keys: np.ndarray, settings: IndexSettings, *, num_shards: int, num_threads: int) -> Base:
-    """Returns keys as num_shards shards of whole k-means clusters, one after the other.
+    """Returns keys as num_shards shards of like keys (assignment "cluster"), fewer where clusters leave some empty.
 
     keys: (n, d) float32 unit vectors, their row numbers are the ids.
     """
-    if num_shards == 1:
-        centroids, prototype = keys[:1], np.zeros(len(keys), int)
-    else:
-        sample = keys[:: -(-len(keys) // _MAX_PROTOTYPE_KEYS)]
-        wanted = min(num_shards * _PROTOTYPES_PER_SHARD, max(num_shards, len(sample) // 8))
-        centroids = fit_prototypes(sample, num_prototypes=wanted, seed=settings.seed)
-        prototype = assign_prototypes(keys, centroids)
-    shard_of = _pack(centroids, np.bincount(prototype, minlength=len(centroids)), num_shards)
-    rows = [np.flatnonzero(shard_of[prototype] == s) for s in range(num_shards)]
-    shards = []
-    for mine in rows:
-        shard = build_shard(
-            keys[mine],
-            mine,
-            space="cosine",
-            M=settings.M,
-            ef_construction=settings.ef_construction,
-            seed=settings.seed,
-            num_threads=num_threads,
-        )
-        shard.ef_search = settings.ef_search
-        shards.append(shard)
-    return Base(shards, centroids, shard_of)
+    shard_of = np.zeros(len(keys), np.int64)
+    if num_shards > 1:
+        clusters = fit_clusters(thinned(keys, _MAX_SAMPLE), num_shards=num_shards, space="cosine", seed=settings.seed)
+        for first in range(0, len(keys), _KEYS_PER_BLOCK):
+            block = slice(first, first + _KEYS_PER_BLOCK)
+            shard_of[block] = cluster_shards(keys[block], clusters, space="cosine")
+    rows = [np.flatnonzero(shard_of == s) for s in np.unique(shard_of)]
+    shards = [_build_shard(keys[mine], mine, settings, num_threads) for mine in rows]
+    centroids = [fit_shard_centroids(shard.index.keys, space="cosine", seed=settings.seed) for shard in shards]
+    return Base(shards, Router(centroids, space="cosine"))
 
 
-def _pack(centroids: np.ndarray, counts: np.ndarray, num_shards: int) -> np.ndarray:
-    """Returns the shard of each centroid, (m,) int: near ones together, shards of nearly equal numbers of keys.
-
-    The centroids are halved along their principal axis at the weighted median, again and again.
-    """
-    shard_of = np.zeros(len(centroids), dtype=int)
-    to_split = [(np.arange(len(centroids)), 0, num_shards)]
-    while to_split:
-        members, first, count = to_split.pop()
-        shard_of[members] = first
-        if count == 1:
-            continue
-        left = count // 2
-        spread = centroids[members] - centroids[members].mean(axis=0)
-        axis = np.linalg.svd(spread.astype(np.float64), full_matrices=False)[2][0]
-        members = members[np.argsort(spread @ axis, kind="stable")]
-        share = np.cumsum(counts[members]) / counts[members].sum()
-        cut = int(np.clip(np.searchsorted(share, left / count) + 1, left, len(members) - (count - left)))
-        to_split += [(members[:cut], first, left), (members[cut:], first + left, count - left)]
-    return shard_of
+def _build_shard(keys: np.ndarray, ids: np.ndarray, settings: IndexSettings, num_threads: int) -> OpenShard:
+    index = build_shard(
+        keys,
+        ids,
+        space="cosine",
+        M=settings.M,
+        ef_construction=settings.ef_construction,
+        seed=settings.seed,
+        num_threads=num_threads,
+    )
+    index.ef_search = settings.ef_search
+    none = np.zeros(len(keys), np.int32)
+    return OpenShard(
+        keys=keys,
+        trajectory_id=ids,
+        label=none,
+        prototype=none,
+        value=np.zeros((len(keys), 1), np.float16),
+        index=index,
+    )

@@ -97,7 +97,7 @@ def projection_lines(projection: Projection, shard: MeasuredShard) -> list[str]:
     """Returns the calculation as lines of text, each with its multiplication."""
     p = projection
     return [
-        f"{p.num_keys:,} trajectories on {p.num_cores:,} cores, calculated from the measured shard of {shard.keys:,} keys",
+        f"{p.num_keys:,} trajectories on {p.num_cores:,} cores, from the measured shard of {shard.keys:,} keys",
         f"shards        {p.num_shards:,}",
         f"memory        {_bytes(p.memory_bytes)} in all, {_bytes(p.shard_memory_bytes)} a shard: index "
         f"{shard.memory_bytes_per_key:.0f} bytes a key, and the value",

@@ -27,7 +27,9 @@ def stored_rows(payload: bytes | memoryview, *, dim: int) -> tuple[np.ndarray, n
     _, _, count, row_bytes, label, vector, *_ = _HEADER.unpack_from(payload)
     is_known = label == vector + 4 * dim and row_bytes == label + 8 and _HEADER.size + count * row_bytes <= size
     if not is_known:
-        raise ArtifactError(f"an index of {size} bytes is not laid out as hnswlib 0.8 does for dim {dim}; build it again")
+        raise ArtifactError(
+            f"an index of {size} bytes is not laid out as hnswlib 0.8 does for dim {dim}; build it again"
+        )
     layout = {"names": ["key", "id"], "formats": [(np.float32, dim), np.uint64], "offsets": [vector, label]}
     rows = np.frombuffer(payload, np.dtype({**layout, "itemsize": row_bytes}), count=count, offset=_HEADER.size)
     ids = rows["id"].astype(np.int64)

@@ -59,6 +59,11 @@ class HnswShard:
         return self._index.index_file_size() + len(self._header()) + len(_MAGIC) + _DIGEST_BYTES
 
     @property
+    def keys(self) -> np.ndarray:
+        """(n, d) float32 as the index stores them, in the order of trajectory_ids; not a copy, so do not write."""
+        return self._keys
+
+    @property
     def trajectory_ids(self) -> np.ndarray:
         """(n,) int64, ascending."""
         return self._ids.copy()
