@@ -9,7 +9,7 @@ BASE, BRUTE_FORCE, PLAIN, FAISS_HNSW, FAISS_IVF = "base", "brute force", "plain 
 RECALL_BAR = 0.99
 
 HEADER = (
-    f"{'data':<27} {'keys':>9} {'method':<14} {'layout':<20} {'build':>7} {'build/s':>8} {'peak MB':>8} {'kept MB':>8} "
+    f"{'data':<28} {'keys':>9} {'method':<14} {'layout':<20} {'build':>7} {'build/s':>8} {'peak MB':>8} {'kept MB':>8} "
     f"{'query/s':>8} {'x brute':>8} {'x plain':>8} {'rec@1':>6} {'rec@k':>6}"
 )
 
@@ -59,7 +59,7 @@ class Row:
         """The row under HEADER."""
         build = f"{self.build_seconds:>6.1f}s {self.build_rate:>8,.0f}" if self.build_rate else f"{'':>7} {'':>8}"
         return (
-            f"{self.data:<27} {self.keys:>9,} {self.method:<14} {self.layout:<20} {build} "
+            f"{self.data:<28} {self.keys:>9,} {self.method:<14} {self.layout:<20} {build} "
             f"{self.peak_bytes / 1e6:>8,.0f} {self.memory_bytes / 1e6:>8,.0f} {self.query_rate:>8,.0f} "
             f"{self.over_brute_force:>8.2f} {self.over_plain:>8.2f} {self.recall_at_1:>6.3f} {self.recall_at_k:>6.3f}"
         )

@@ -143,9 +143,7 @@ def train_privately(
                 max_grad_norm=plan.max_grad_norm,
                 max_physical_batch_size=max_physical_batch_size,
             )
-            gradient = noised_mean_gradient(
-                local_sum, plan=plan, attempt=attempt, step=step, collective=collective
-            )
+            gradient = noised_mean_gradient(local_sum, plan=plan, attempt=attempt, step=step, collective=collective)
             _set_gradients(parameters, gradient)
             state.apply(learning_rate_factor=learning_rate_factor(step, training))
             on_step(state.step)
