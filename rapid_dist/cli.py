@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rapid_dist.cli_bench import bench
+from rapid_dist.cli_bench_kb import kb as bench_kb
 from rapid_dist.cli_edge import json_option, translated
 from rapid_dist.cli_kb import kb
 from rapid_dist.cli_privacy import calibrate, epsilon, ledger
@@ -20,6 +21,7 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
+bench.add_command(bench_kb)
 for _command in (epsilon, calibrate, kb, ledger, bench):
     main.add_command(_command)
 
