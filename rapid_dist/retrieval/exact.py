@@ -18,7 +18,7 @@ SPACES = ("l2", "cosine", "ip")
 
 _QUERIES_PER_BLOCK = 256
 _KEYS_PER_BLOCK = 8192
-_FLOATS_PER_PAIR_BLOCK = 1 << 15  # Two float64 blocks stay in a core's cache.
+_FLOATS_PER_PAIR_BLOCK = 1 << 15  # One float64 block stays in a core's cache.
 _SMALLEST_NORM = 1e-30
 
 
@@ -100,14 +100,12 @@ def pair_distances(
     step = max(1, _FLOATS_PER_PAIR_BLOCK // queries.shape[1])
     for p0 in range(0, len(query), step):
         part = slice(p0, p0 + step)
-        a = np.ascontiguousarray(queries[query[part]], dtype=np.float64)
-        b = np.ascontiguousarray(keys[key[part]], dtype=np.float64)
+        a, b = queries.take(query[part], axis=0), keys.take(key[part], axis=0)
         if space == "l2":
-            a -= b
-            exact = np.square(a, out=a).sum(axis=-1)
+            gap = np.subtract(a, b, dtype=np.float64)
+            exact = np.square(gap, out=gap).sum(axis=-1)
         else:
-            a *= b
-            exact = 1.0 - a.sum(axis=-1)
+            exact = 1.0 - np.multiply(a, b, dtype=np.float64).sum(axis=-1)
         with np.errstate(over="ignore"):
             distance[part] = exact
     return distance
