@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
@@ -56,9 +57,13 @@ def kb(as_json: bool, **options: Any) -> None:
 
     rows = []
     say(HEADER)
-    for row in run_kb_bench(settings, say_fn=say):
-        say(row.line())
-        rows.append(row)
+    try:
+        for row in run_kb_bench(settings, say_fn=say):
+            say(row.line())
+            rows.append(row)
+    except KeyboardInterrupt:
+        say("rapid-dist: interrupted; the lines above are what was measured, nothing else is kept")
+        sys.exit(130)
     if as_json:
         click.echo(json.dumps(summarize(rows, settings)))
         return

@@ -56,3 +56,14 @@ def test_a_list_that_is_not_numbers_is_refused(call):
     result = call("bench", "kb", "--shards", "1;4")
     assert result.exit_code == 2
     assert "whole numbers" in result.stderr
+
+
+def test_interrupted_says_what_stands_and_prints_no_result(call, monkeypatch):
+    def interrupted(settings, *, say_fn):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("rapid_dist.bench.run.run_kb_bench", interrupted)
+    result = call(*SMALL, "--json")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.splitlines()[-1].startswith("rapid-dist: interrupted")
