@@ -28,7 +28,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--sizes", callback=_numbers, help="Sizes to measure; else powers of ten from 10000, and --keys.")
 @click.option("--gaussian-keys", type=int, help="Size of the Gaussian worst case, 0 for none; else at most 100000.")
 @click.option("--shards", callback=_numbers, default="1,4,16", show_default=True, help="Numbers of shards.")
-@click.option("--num-probes", callback=_numbers, default="1,2,4", show_default=True, help="Shards a routed query asks.")
+@click.option(
+    "--num-probes", callback=_numbers, default="1,2,4,8", show_default=True, help="Shards a routed query asks."
+)
 @click.option("--queries", "num_queries", type=int, default=1000, show_default=True, help="Queries in a batch.")
 @click.option("--num-neighbors", type=int, default=10, show_default=True, help="k of recall@k and of every query.")
 @click.option("--rounds", type=int, default=5, show_default=True, help="Turns each contender has.")

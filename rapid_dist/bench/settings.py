@@ -41,7 +41,7 @@ class BenchSettings:
     sizes: tuple[int, ...] = ()
     gaussian_keys: int = 0
     shards: tuple[int, ...] = (1, 4, 16)
-    num_probes: tuple[int, ...] = (1, 2, 4)
+    num_probes: tuple[int, ...] = (1, 2, 4, 8)
     num_queries: int = 1000
     num_neighbors: int = 10
     rounds: int = 5

@@ -11,7 +11,7 @@ from rapid_dist.bench.keys import CLUSTERED, GAUSSIAN, draw_keys
 from rapid_dist.bench.rows import BASE, BRUTE_FORCE, FAISS_HNSW, FAISS_IVF, HEADER, PLAIN, Row, best_base
 from rapid_dist.bench.run import run_kb_bench
 from rapid_dist.bench.settings import BenchSettings, IndexSettings
-from rapid_dist.bench.summary import measured_shard, summarize, summary_lines
+from rapid_dist.bench.summary import measured_shard, probes_needed, summarize, summary_lines
 from rapid_dist.retrieval.exact import search_exact
 
 SETTINGS = BenchSettings(
@@ -128,3 +128,12 @@ def test_constants_come_from_the_largest_single_shard_else_from_searches_of_the_
     assert (shard.keys, shard.query_rate, shard.memory_bytes_per_key, shard.disk_bytes_per_key) == (50, 50, 40, 40)
     shard = measured_shard([a_row(keys=1500)], SETTINGS)
     assert (shard.keys, shard.query_rate, shard.memory_bytes_per_key) == (375, 100, 2)
+
+
+def test_probes_needed_are_the_fewest_that_find_enough_with_the_most_shards():
+    def row(num_shards, num_probes, recall):
+        return a_row(keys=1500, num_shards=num_shards, num_probes=num_probes, recall_at_1=recall)
+
+    rows = [row(1, 1, 1.0), row(16, 16, 1.0), row(16, 8, 0.995), row(16, 4, 0.98)]
+    assert probes_needed(rows, SETTINGS) == 8
+    assert probes_needed([row(16, 16, 0.98), row(16, 8, 0.9)], SETTINGS) == 16
