@@ -72,9 +72,12 @@ def prepare_vectors(vectors: np.ndarray, *, space: str, name: str, dim: int | No
         raise InputError(f"{name} hold NaN or infinite values; expected finite float32")
     if space != "cosine":
         return vectors
-    wide = vectors.astype(np.float64)
-    norm = np.sqrt((wide * wide).sum(axis=-1, keepdims=True))
-    return (wide / np.maximum(norm, _SMALLEST_NORM)).astype(np.float32)
+    unit = np.empty_like(vectors)
+    for first in range(0, len(vectors), _KEYS_PER_BLOCK):  # Whole, the float64 copies would be six times the keys.
+        wide = vectors[first : first + _KEYS_PER_BLOCK].astype(np.float64)
+        norm = np.sqrt((wide * wide).sum(axis=-1, keepdims=True))
+        unit[first : first + _KEYS_PER_BLOCK] = wide / np.maximum(norm, _SMALLEST_NORM)
+    return unit
 
 
 def check_ids(trajectory_ids: np.ndarray, *, num_keys: int) -> np.ndarray:
