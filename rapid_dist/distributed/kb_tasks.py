@@ -73,7 +73,7 @@ def make_trajectory_maker(
     draws = spec.knowledge_base.num_trajectories_per_image
 
     def batch(image: np.ndarray, trajectory_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        latent = encode_pixels(models.autoencoder, torch.from_numpy(image), device=device)
+        latent = encode_pixels(models.autoencoder, torch.tensor(image), device=device)
         latent = latent.repeat_interleave(draws, dim=0).to(device)
         noise = trajectory_noise(spec.pretrain.seed, trajectory_id, models.latent_shape).to(device)
         shared = {"schedule": spec.schedule, "alphas_cumprod": models.alphas_cumprod}

@@ -78,7 +78,7 @@ def query_image(
 
 
 def _key_of(spec: RunSpec, models: PublicModels, image: np.ndarray) -> np.ndarray:
-    latent = encode_pixels(models.autoencoder, torch.from_numpy(image[None]), device="cpu")
+    latent = encode_pixels(models.autoencoder, torch.tensor(image[None]), device="cpu")
     noise = trajectory_noise(
         derive_seed(spec.pretrain.seed, "picture-query"), np.zeros(1, np.int64), models.latent_shape
     )
