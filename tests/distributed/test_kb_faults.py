@@ -206,3 +206,30 @@ def test_two_builders_into_one_folder_leave_one_whole_base(base, tmp_path):
     assert read_manifest(out).digest == digest
     assert verify_files(out, read_manifest(out)) == {}
     assert {p.name for p in (tmp_path / "shared").iterdir()} == {p.name for p in (tmp_path / "base").iterdir()}
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_builder_that_is_overtaken_takes_the_base_that_is_there(base, maps, tmp_path, monkeypatch, differs):
+    """While one builder measures its recall another begins and finishes; differs: on other hardware, other bits."""
+    import rapid_dist.retrieval.trajectory as trajectory
+
+    _, sources = base
+    out, original = Store(tmp_path / "shared"), trajectory.keys_of_latents
+    if differs:
+        monkeypatch.setattr(trajectory, "keys_of_latents", lambda *a, **k: original(*a, **k) * (1 + 1e-6))
+
+    def overtake(name, index):
+        if name == "recall" and not maps.calls["overtaken", 0]:
+            maps.calls["overtaken", 0] = 1
+            monkeypatch.setattr(trajectory, "keys_of_latents", original)
+            if differs:  # the other has its own progress
+                (work,) = (tmp_path / "shared").glob("work-*")
+                out.delete_folder(work.name)
+            maps.first = run_build_knowledge_base(SPEC, **sources, out=out)
+
+    monkeypatch.setattr(maps, "before", overtake)
+    second = run_build_knowledge_base(SPEC, **sources, out=out)
+    assert second.digest == maps.first.digest == read_manifest(base[0]).digest
+    assert verify_files(out, second) == {}
+    files = {p.relative_to(tmp_path / "shared").as_posix() for p in (tmp_path / "shared").rglob("*") if p.is_file()}
+    assert files == {f.path for f in second.files} | {"manifest.json", "versions/000001.json"}
