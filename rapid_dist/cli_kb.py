@@ -191,7 +191,8 @@ def verify(uri: str, as_json: bool) -> None:
 def query(image: str, uri: str, png: str, num_neighbors: int, images: tuple[str, ...], as_json: bool) -> None:
     """Write a PNG of IMAGE, the public images of its nearest trajectories, and the values decoded.
 
-    If IMAGE is private, so are the picture and what is printed.
+    A row is one image: its pixels, and what its latent decodes to where the private model takes over. If IMAGE is
+    private, so are the picture and what is printed.
     """
     from rapid_dist import layout
     from rapid_dist.artifacts.storage import Store
