@@ -173,8 +173,9 @@ def make_fitter(
     import numpy as np
 
     from rapid_dist.retrieval.assignment import fit_clusters
-    from rapid_dist.retrieval.merge import draw_nearby_keys, thinned
+    from rapid_dist.retrieval.merge import draw_nearby_keys
     from rapid_dist.retrieval.prototypes import fit_prototypes
+    from rapid_dist.retrieval.recall import thinned
 
     section, seed = spec.knowledge_base, spec.pretrain.seed
 

@@ -88,7 +88,7 @@ def test_a_reader_seeks_to_what_is_asked_for(store):
     with store.open_reader("a/x.bin") as file:
         file.seek(6)
         assert file.read(2) == b"67"
-    with pytest.raises(InputError, match="a/no.bin does not exist"), store.open_reader("a/no.bin"):
+    with pytest.raises(InputError, match=r"a/no\.bin does not exist"), store.open_reader("a/no.bin"):
         pass
 
 

@@ -6,7 +6,7 @@ import pytest
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.retrieval.exact import SPACES
 from rapid_dist.retrieval.merge import merge_neighbors, recall_at
-from rapid_dist.retrieval.recall import RecallTally, probe_counts
+from rapid_dist.retrieval.recall import RecallTally, probe_counts, thinned
 from rapid_dist.retrieval.routing import Router, fit_shard_centroids
 from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
 from tests.retrieval.test_assignment import islands
@@ -112,6 +112,13 @@ def test_the_tally_of_shards_is_the_recall_of_the_whole(split):
 @pytest.mark.parametrize(("num_shards", "counts"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
 def test_the_numbers_of_probes_that_are_measured(num_shards, counts):
     assert probe_counts(num_shards) == counts
+
+
+@pytest.mark.parametrize(("size", "count", "kept"), [(10, 5, 5), (10, 3, 3), (10, 4, 4), (3, 9, 3), (7, 0, 0)])
+def test_rows_are_thinned_evenly_to_at_most_so_many(size, count, kept):
+    rows = thinned(np.arange(size), count)
+    assert len(rows) == kept
+    assert len(set(np.diff(rows))) <= 1
 
 
 def test_wrong_settings_are_refused(split):
