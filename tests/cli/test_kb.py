@@ -69,7 +69,7 @@ def test_a_run_refuses_to_go_on_with_a_base_that_grew_after_training(
 ):
     more = write_dataset(tmp_path / "more", parts=1, rows=24, seed=3)
     call("kb", "append", spec_file(), "--out", copied_run, "--images", more.uri)
-    line = refused("sample", spec_file(), "--out", copied_run)
+    line = refused("sample", spec_file(), "--out", copied_run, after_progress=True)
     assert "is now version 2 of the knowledge base, not the one the private model was trained with" in line
 
 
