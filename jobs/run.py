@@ -1,8 +1,7 @@
-"""The whole run as a Ray job: `ray job submit --working-dir . -- python jobs/run.py SPEC --out s3://...`."""
+"""The whole run as a Ray job: `ray job submit --working-dir . -- python jobs/run.py --spec ... --out s3://...`."""
 
-import sys
-
-from rapid_dist.cli import main
+from rapid_dist.cli_jobs import job
+from rapid_dist.pipeline import STAGES
 
 if __name__ == "__main__":
-    main(["run", *sys.argv[1:]])
+    job(*STAGES)()

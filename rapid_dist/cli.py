@@ -12,7 +12,8 @@ from rapid_dist.cli_bench import bench
 from rapid_dist.cli_bench_kb import kb as bench_kb
 from rapid_dist.cli_edge import json_option, translated
 from rapid_dist.cli_kb import kb
-from rapid_dist.cli_privacy import calibrate, epsilon, ledger
+from rapid_dist.cli_ledger import ledger
+from rapid_dist.cli_privacy import calibrate, epsilon
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -61,15 +61,18 @@ def _print_base(store: Any, manifest: Any, as_json: bool) -> None:
     click.echo(f"trajectories  {stats['num_trajectories']} in {len(stats['sets']) or 1} sets of images")
     click.echo(f"shards        {len(rows)} by {stats['assignment']}, {min(rows)} to {max(rows)} rows")
     for name, size in stats["bytes"].items():
-        click.echo(f"{name:<13} {size / 2**20:.1f} MiB")
+        click.echo(f"{name:<13} {size / 2**20:.3g} MiB")
     _print_recall(stats["recall"], stats["routing"])
 
 
 def _print_recall(recall: dict[str, float], routing: dict[str, dict[str, float]]) -> None:
-    click.echo(f"recall        {', '.join(f'{name[10:]}: {value:.4f}' for name, value in recall.items())}")
+    click.echo(f"recall        {_recall_line(recall)}")
     for probes, values in routing.items():
-        numbers = ", ".join(f"{name[10:]}: {value:.4f}" for name, value in values.items())
-        click.echo(f"  {probes:>4} probes  {numbers}")
+        click.echo(f"  {probes:>4} probes {_recall_line(values)}")
+
+
+def _recall_line(values: dict[str, float]) -> str:
+    return "  ".join(f"@{name.removeprefix('recall_at_')} {value:.4f}" for name, value in values.items())
 
 
 @kb.command()
@@ -191,7 +194,8 @@ def verify(uri: str, as_json: bool) -> None:
 def query(image: str, uri: str, png: str, num_neighbors: int, images: tuple[str, ...], as_json: bool) -> None:
     """Write a PNG of IMAGE, the public images of its nearest trajectories, and the values decoded.
 
-    If IMAGE is private, so are the picture and what is printed.
+    A row is one image: its pixels, and what its latent decodes to where the private model takes over. If IMAGE is
+    private, so are the picture and what is printed.
     """
     from rapid_dist import layout
     from rapid_dist.artifacts.storage import Store

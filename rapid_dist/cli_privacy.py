@@ -1,4 +1,4 @@
-"""Commands that only count: what settings cost, what noise a target needs, what a ledger says was spent."""
+"""Commands that only count: what settings cost and what noise a target needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def epsilon(sample_rate: float, noise_multiplier: float, steps: int, delta: floa
     if as_json:
         click.echo(json.dumps({"pld": result.pld, "prv": result.prv, "rdp": result.rdp, "delta": delta}))
         return
-    _print_accountants(result)
+    print_accountants(result)
 
 
 @click.command()
@@ -53,63 +53,6 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     click.echo(f"noise multiplier {noise_multiplier:.4f}: epsilon {spent:.4f} of {target_epsilon:g} at delta {delta:g}")
 
 
-@click.group()
-def ledger() -> None:
-    """Look at the ledger of a run: what was charged, and what it comes to."""
-
-
-def _open(uri: str) -> Any:
-    from rapid_dist import layout
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.privacy.ledger import read_ledger
-
-    run = Store(uri)
-    inside = run.child(layout.LEDGER)
-    return read_ledger(inside if inside.list_files() else run)
-
-
-@ledger.command("show")
-@click.argument("uri", metavar="RUN")
-@json_option
-@translated
-def show(uri: str, as_json: bool) -> None:
-    """List every charge of the run in folder RUN and the epsilon they come to."""
-    book = _open(uri)
-    spent, target = book.spent_epsilon(), book.target
-    if as_json:
-        charges = [charge.to_dict() for charge in book.charges]
-        plain = {**target, "spent_epsilon": spent, "attempts": len(book.attempts), "charges": charges}
-        click.echo(json.dumps(plain))
-        return
-    click.echo(f"{'purpose':<20} {'mechanism':<18} {'noise multiplier':>16} {'sample rate':>12} {'steps':>7}")
-    for c in book.charges:
-        row = f"{c.purpose:<20} {c.mechanism:<18} {c.noise_multiplier:>16.4f} {c.sample_rate:>12.6f} {c.num_steps:>7}"
-        click.echo(row)
-    click.echo(
-        f"epsilon {spent:.4f} of {target['target_epsilon']:g} at delta {target['target_delta']:g}, "
-        f"{len(book.attempts)} attempts, {target['neighboring_relation']}, {target['unit']}"
-    )
-
-
-@ledger.command("verify")
-@click.argument("uri", metavar="RUN")
-@json_option
-@translated
-def verify(uri: str, as_json: bool) -> None:
-    """Check the chain of the ledger and compute its epsilon anew by PLD, PRV and RDP."""
-    from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
-
-    book = _open(uri)
-    result = compute_epsilon(book.charges, delta=book.target["target_delta"])
-    check_agreement(result)
-    if as_json:
-        plain = {"verified": True, "head": book.head, "pld": result.pld, "prv": result.prv, "rdp": result.rdp}
-        click.echo(json.dumps(plain))
-        return
-    click.echo(f"the chain is whole; its head is {book.head}")
-    _print_accountants(result)
-
-
 def _training_charge(sample_rate: float, noise_multiplier: float, steps: int) -> Any:
     from rapid_dist.privacy.charges import Charge
 
@@ -122,7 +65,8 @@ def _training_charge(sample_rate: float, noise_multiplier: float, steps: int) ->
     )
 
 
-def _print_accountants(result: Any) -> None:
+def print_accountants(result: Any) -> None:
+    """One line for each accountant's epsilon."""
     click.echo(f"PLD {result.pld:.4f}   the number to state")
     prv = f"{result.prv:.4f}" if result.prv is not None else f"not available: {result.prv_reason}"
     click.echo(f"PRV {prv}   its upper end, an independent code")

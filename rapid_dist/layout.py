@@ -8,7 +8,7 @@ PRIVATE_IMAGES = "images/private"
 TEST_IMAGES = "images/test"
 PRETRAIN = "pretrain"
 KNOWLEDGE_BASE = "knowledge_base"
-LEDGER = "ledger"
+LEDGER = "ledger"  # inside the folder of the private dataset: a budget belongs to a dataset, not to a run
 TRAIN = "train"
 SAMPLES = "samples/private"
 PUBLIC_SAMPLES = "samples/public_only"
@@ -19,7 +19,6 @@ FOLDERS = (
     TEST_IMAGES,
     PRETRAIN,
     KNOWLEDGE_BASE,
-    LEDGER,
     TRAIN,
     SAMPLES,
     PUBLIC_SAMPLES,

@@ -102,6 +102,11 @@ class Run:
         return self._dataset(self.spec.data.private, layout.PRIVATE_IMAGES)
 
     @property
+    def ledger(self) -> Store:
+        """The ledger of the private dataset, which this run shares with every other use of it."""
+        return self.private.child(layout.LEDGER)
+
+    @property
     def test(self) -> Store | None:
         return None if self.spec.data.test is None else self._dataset(self.spec.data.test, layout.TEST_IMAGES)
 
@@ -190,7 +195,7 @@ def _train(run: Run) -> list[StageResult]:
             run.private,
             run.store(layout.PRETRAIN),
             run.knowledge_base,
-            run.store(layout.LEDGER),
+            run.ledger,
             store,
         )
     return results

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
+from rapid_dist.artifacts import s3
 from rapid_dist.errors import InputError, StorageError
+
+Value = TypeVar("Value")
 
 
 class Store:
@@ -41,12 +45,7 @@ class Store:
         if self._fs is None:
             import fsspec
 
-            if self.is_local:
-                self._fs = fsspec.filesystem("file")
-            else:
-                # Named here so that it is part of fsspec's cache key: another endpoint is another file system.
-                endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-                self._fs = fsspec.filesystem("s3", use_listings_cache=False, endpoint_url=endpoint)
+            self._fs = fsspec.filesystem("file") if self.is_local else s3.open_s3()
         return self._fs
 
     def path(self, relative: str = "") -> str:
@@ -63,12 +62,12 @@ class Store:
         return Store(f"{self.uri}/{relative}")
 
     def exists(self, relative: str = "") -> bool:
-        with _translated(self.uri):
-            return bool(self.fs.exists(self.path(relative)))
+        with translated(self.uri):
+            return bool(self._call(lambda: self.fs.exists(self.path(relative))))
 
     def size(self, relative: str) -> int:
-        with _translated(self.uri):
-            return int(self.fs.size(self.path(relative)))
+        with translated(self.uri):
+            return int(self._call(lambda: self.fs.size(self.path(relative))))
 
     def list_files(self, relative: str = "") -> list[str]:
         """Sorted names of the files directly in a folder; an absent folder has none."""
@@ -76,9 +75,9 @@ class Store:
 
     def file_sizes(self, relative: str = "") -> dict[str, int]:
         """Name -> bytes of the files directly in a folder, by one listing; an absent folder has none."""
-        with _translated(self.uri):
+        with translated(self.uri):
             try:
-                entries = self.fs.ls(self.path(relative), detail=True)
+                entries = self._call(lambda: self.fs.ls(self.path(relative), detail=True))
             except FileNotFoundError:
                 return {}
         return {e["name"].rsplit("/", 1)[-1]: int(e["size"]) for e in entries if e["type"] == "file"}
@@ -86,30 +85,34 @@ class Store:
     @contextlib.contextmanager
     def open_reader(self, relative: str) -> Iterator[BinaryIO]:
         """A seekable file that fetches only what is read of it. Raises InputError when it is absent."""
-        with _translated(self.uri):
+        with translated(self.uri):
             try:
-                # Without a cache: Parquet asks for exact ranges, and reading ahead would fetch other shards' rows.
-                file = self.fs.open(self.path(relative), "rb", **({} if self.is_local else {"cache_type": "none"}))
+                file: Any = self.fs.open(self.path(relative), "rb") if self.is_local else _Ranges(self, relative)
             except FileNotFoundError:
                 raise InputError(f"{self.uri}/{relative} does not exist") from None
             with file:
                 yield file
 
+    def read_range(self, relative: str, start: int, stop: int) -> bytes:
+        """Bytes start to stop of a file."""
+        with translated(self.uri):
+            return self._call(lambda: self.fs.cat_file(self.path(relative), start=start, end=stop))
+
     def read_bytes(self, relative: str) -> bytes:
         """Raises InputError when the file is absent."""
-        with _translated(self.uri):
+        with translated(self.uri):
             try:
-                return self.fs.cat_file(self.path(relative))
+                return self._call(lambda: self.fs.cat_file(self.path(relative)))
             except FileNotFoundError:
                 raise InputError(f"{self.uri}/{relative} does not exist") from None
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Writes the whole file or nothing: a reader never sees a part of it."""
         target = self.path(relative)
-        with _translated(self.uri):
+        with translated(self.uri):
             if not self.is_local:
                 with _bucket_required(self.uri):
-                    self.fs.pipe_file(target, data)
+                    self._call(lambda: self.fs.pipe_file(target, data, chunksize=s3.PART_BYTES))
                 return
             with _temporary_beside(target, data) as temporary:
                 os.replace(temporary, target)
@@ -118,14 +121,16 @@ class Store:
     def create_exclusive(self, relative: str, data: bytes) -> bool:
         """Writes the file only if it is absent; returns whether this call made it. Durable on return.
 
-        Locally a hard link of a synced temporary file, on S3 a conditional put: of two writers one wins.
+        Locally a hard link of a synced temporary file, on S3 a conditional put: of two writers one wins. When the
+        answer to a put is lost it is sent again, and may then find its own object and return False: a caller that
+        must know compares what it reads with its own bytes, which therefore have to differ from every other writer's.
         """
         target = self.path(relative)
-        with _translated(self.uri):
+        with translated(self.uri):
             try:
                 if not self.is_local:
                     with _bucket_required(self.uri):
-                        self.fs.pipe_file(target, data, mode="create")
+                        self._call(lambda: self.fs.pipe_file(target, data, mode="create", chunksize=s3.PART_BYTES))
                     return True
                 with _temporary_beside(target, data) as temporary:
                     os.link(temporary, target)
@@ -133,17 +138,52 @@ class Store:
                 return True
             except FileExistsError:
                 return False
+            except OSError as error:
+                if s3.is_refused_creation(error):
+                    return False
+                raise
 
     def delete(self, relative: str) -> None:
-        with _translated(self.uri), contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(relative))
+        with translated(self.uri), contextlib.suppress(FileNotFoundError):
+            self._call(lambda: self.fs.rm_file(self.path(relative)))
 
     def delete_folder(self, relative: str) -> None:
         """Deletes a sub-folder with all it holds; an absent one is no error."""
         if not relative:
             raise InputError(f"refusing to delete the whole of {self.uri}; name a sub-folder")
-        with _translated(self.uri), contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.path(relative), recursive=True)
+        with translated(self.uri), contextlib.suppress(FileNotFoundError):
+            self._call(lambda: self.fs.rm(self.path(relative), recursive=True))
+
+    def _call(self, fn: Callable[[], Value]) -> Value:
+        return fn() if self.is_local else s3.retried(fn)
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file of which each read is one request; nothing is read ahead, that would fetch other shards' rows."""
+
+    def __init__(self, store: Store, relative: str):
+        self._store, self._relative, self._place = store, relative, 0
+        self._size = store.size(relative)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._size, self._place + len(buffer))
+        data = self._store.read_range(self._relative, self._place, stop) if stop > self._place else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def _normalise(uri: str) -> str:
@@ -192,21 +232,20 @@ def _bucket_required(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _translated(uri: str) -> Iterator[None]:
+def translated(uri: str) -> Iterator[None]:
     """Turns what a file system raises into one StorageError that names the place and never a secret."""
     try:
         yield
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
+        if uri.startswith("s3://"):
+            raise s3.explained(uri, error) from error
         if error.errno == errno.ENOSPC:
             raise StorageError(f"no space left at {uri}; free some space and run the same line again") from error
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise StorageError(f"{uri} refused: {reason}; check the path, its permissions and the endpoint") from error
+        raise StorageError(f"{uri} refused: {reason}; check the path and its permissions") from error
     except Exception as error:
-        module = type(error).__module__
-        if module.startswith(("botocore", "aiobotocore", "aiohttp")):
-            raise StorageError(
-                f"{uri} refused: {type(error).__name__}; check the bucket, AWS credentials and AWS_ENDPOINT_URL"
-            ) from error
+        if uri.startswith("s3://") and s3.is_about_s3(error):
+            raise s3.explained(uri, error) from error
         raise

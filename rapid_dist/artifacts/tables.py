@@ -36,8 +36,8 @@ def read_column(file: BinaryIO, name: str, *, where: str) -> np.ndarray:
     """One flat column of a table, without the others. Raises ArtifactError when there is no such table or column."""
     try:
         return pq.read_table(file, columns=[name]).column(name).to_numpy()
-    except (pa.ArrowException, OSError, KeyError):
-        raise _no_table(where) from None
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _no_table(where, error) from None
 
 
 def grouped_table_bytes(columns: Mapping[str, np.ndarray], group: np.ndarray) -> bytes:
@@ -72,8 +72,8 @@ def read_table_group(file: BinaryIO, group: int, *, where: str) -> dict[str, np.
         if group not in numbers:
             return None
         return _to_arrays(parquet.read_row_group(numbers.index(group)))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        raise _no_table(where) from None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise _no_table(where, error) from None
 
 
 def _to_table(columns: Mapping[str, np.ndarray]) -> pa.Table:
@@ -104,5 +104,8 @@ def _to_arrays(table: pa.Table) -> dict[str, np.ndarray]:
     return columns
 
 
-def _no_table(where: str) -> ArtifactError:
+def _no_table(where: str, error: Exception | None = None) -> Exception:
+    """What to raise for bytes that are no table: Arrow's OSErrors are about them, those with a number about a disk."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     return ArtifactError(f"{where} is not a table of this program; run the stage that made it again")

@@ -13,7 +13,7 @@ from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.progress import relayed_lines
 from rapid_dist.distributed.sample import SAMPLE, SAMPLE_PUBLIC
-from rapid_dist.distributed.session import available_cpus
+from rapid_dist.distributed.session import task_cpus
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import Say
 
@@ -48,7 +48,7 @@ def run_evaluate(
         return folder.finished
     import ray
 
-    cpus = available_cpus()
+    cpus = task_cpus()
     task = ray.remote(num_cpus=cpus, max_retries=1)(_evaluate)
     with relayed_lines() as say_fn:
         answer = ray.get(task.remote(spec, stores, out, stage_seconds, cpus, say_fn))

@@ -73,7 +73,7 @@ def make_trajectory_maker(
     draws = spec.knowledge_base.num_trajectories_per_image
 
     def batch(image: np.ndarray, trajectory_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        latent = encode_pixels(models.autoencoder, torch.from_numpy(image), device=device)
+        latent = encode_pixels(models.autoencoder, torch.tensor(image), device=device)
         latent = latent.repeat_interleave(draws, dim=0).to(device)
         noise = trajectory_noise(spec.pretrain.seed, trajectory_id, models.latent_shape).to(device)
         shared = {"schedule": spec.schedule, "alphas_cumprod": models.alphas_cumprod}
@@ -173,8 +173,9 @@ def make_fitter(
     import numpy as np
 
     from rapid_dist.retrieval.assignment import fit_clusters
-    from rapid_dist.retrieval.merge import draw_nearby_keys, thinned
+    from rapid_dist.retrieval.merge import draw_nearby_keys
     from rapid_dist.retrieval.prototypes import fit_prototypes
+    from rapid_dist.retrieval.recall import thinned
 
     section, seed = spec.knowledge_base, spec.pretrain.seed
 

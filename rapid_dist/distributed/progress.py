@@ -32,8 +32,11 @@ def relayed_lines() -> Iterator[Say]:
     The function pickles. A line that cannot be delivered is lost, never an error.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(num_cpus=0, max_restarts=0)(_Lines).remote()
+    # On the driver's own node: what takes another node away does not silence the rest.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Lines).remote()
     stop = threading.Event()
 
     def drain() -> None:

@@ -220,7 +220,7 @@ class QueryService:
         At most max_in_flight are on their way, so a slow shard slows its askers instead of filling memory.
         """
         import ray
-        from ray.exceptions import ActorUnavailableError
+        from ray.exceptions import ActorUnavailableError, RayActorError
 
         pending, waiting = enumerate(requests), {}
 
@@ -241,6 +241,11 @@ class QueryService:
             except ActorUnavailableError:
                 submit(position, request)
                 continue
+            except RayActorError as error:
+                raise errors.RapidDistError(
+                    f"the actor of shard {request[0]} is gone and was not started again: the session that holds the "
+                    "query service ended; run the same line again"
+                ) from error
             if "error" in result:
                 raise errors.error_named(*result["error"])
             yield position, result["answer"]

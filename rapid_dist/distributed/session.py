@@ -5,12 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import rapid_dist
+from rapid_dist import errors
+from rapid_dist.distributed.placement import cpus_for_one_task
 from rapid_dist.specs import RuntimeSpec
+from rapid_dist.telemetry import headed, say
 
+# Nothing phones home; a worker that dies is noticed within a second; OpenMP threads that wait do not spin, since on
+# shared cores spinning made small layers 10 to 50 times slower.
+_WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's core logs a warning of its own about every pool of actors that Ray Data makes, as an error.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+_KNOCK_SECONDS = 10
 _sessions: list[RuntimeSpec] = []  # the outermost session owns the Ray that is started within it
+_owns_ray = False
 
 
 @contextlib.contextmanager
@@ -28,32 +47,91 @@ def ray_session(runtime: RuntimeSpec) -> Iterator[None]:
             _stop_own_ray()
 
 
-_owns_ray = False
-
-
 def start_ray() -> None:
     """Joins a running session or the cluster of RAY_ADDRESS, or starts a local Ray on loopback; at most once."""
     global _owns_ray
-    # Nothing phones home; a worker that dies is noticed within a second; OpenMP threads that wait do not spin, since
-    # on shared cores spinning made small layers 10 to 50 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray's core logs a warning of its own about every pool of actors that Ray Data makes, as an error.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    missing = {name: value for name, value in _WORKER_ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(missing)
+    address = os.environ.get("RAY_ADDRESS")
+    token_is_on = _choose_token(address)
+    if not address:
+        # Ray's own name for it: nodes of this Ray are all on this machine, so its ports are opened on loopback only.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():
         return
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if not os.environ.get("RAY_ADDRESS"):
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        _knock(address)
+        options["runtime_env"] = _runtime_environment(missing)
+        if not token_is_on:
+            say(
+                headed(
+                    "ray",
+                    f"warning: the cluster at {address} is joined without a token; who reaches its ports can run code "
+                    "there and read its data. Set RAY_AUTH_MODE=token on its nodes and here",
+                )
+            )
+    else:
         # The dashboard stays on: Ray Train asks its State API, and without it complains or waits for ever.
-        quiet |= {"num_cpus": _sessions[0].num_cpus if _sessions else None, "include_dashboard": True}
-    with _silent_core():
-        ray.init(**quiet)
+        options |= {"num_cpus": _sessions[0].num_cpus if _sessions else None, "include_dashboard": True}
+    with _silent_core(), _explained(address):
+        ray.init(**options)
     _owns_ray = bool(_sessions)
     _quieten()
+
+
+def _choose_token(address: str | None) -> bool:
+    """Sets RAY_AUTH_MODE where the user did not: on for a Ray of our own, and for a cluster when we hold a token."""
+    places = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    has_token = any(os.environ.get(name) for name in places) or Path("~/.ray/auth_token").expanduser().exists()
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token or not address else "disabled")
+    return os.environ["RAY_AUTH_MODE"].lower() == "token"
+
+
+def _runtime_environment(missing: dict[str, str]) -> dict[str, Any]:
+    """What workers elsewhere need: our settings, and this very code unless a job has brought it."""
+    environment: dict[str, Any] = {"env_vars": missing}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        environment["py_modules"] = [str(Path(rapid_dist.__file__).parent)]
+    return environment
+
+
+def _knock(address: str) -> None:
+    """Raises InputError when nothing listens at host:port; Ray itself would look for it for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return  # auto, ray:// and the like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        raise _not_joined(address, error) from error
+
+
+def _not_joined(address: str, error: Exception) -> errors.InputError:
+    return errors.InputError(
+        f"the Ray cluster at {address} (RAY_ADDRESS) cannot be joined: {type(error).__name__}; check that it runs, or "
+        "unset RAY_ADDRESS to use a local Ray"
+    )
+
+
+@contextlib.contextmanager
+def _explained(address: str | None) -> Iterator[None]:
+    """Turns a cluster that cannot be joined into one line; what goes wrong with a Ray of our own stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if not address:
+            raise
+        if type(error).__name__ == "AuthenticationError":
+            raise errors.InputError(
+                f"the Ray cluster at {address} asks for another token; give its own in RAY_AUTH_TOKEN or as a file in "
+                "RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+            ) from error
+        if isinstance(error, ConnectionError | RuntimeError | TimeoutError | ValueError):
+            raise _not_joined(address, error) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -89,9 +167,19 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def available_cpus() -> int:
-    """Logical CPUs of the whole session, which this starts."""
+def cpus_of_nodes() -> list[int]:
+    """Logical CPUs of each node alive in the session, which this starts."""
     start_ray()
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+
+
+def available_cpus() -> int:
+    """Logical CPUs of the whole session, which this starts."""
+    return max(1, sum(cpus_of_nodes()))
+
+
+def task_cpus() -> int:
+    """Logical CPUs to give one task that has the session to itself."""
+    return cpus_for_one_task(cpus_of_nodes())

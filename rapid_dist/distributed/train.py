@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from dataclasses import asdict
 from typing import Any
 
@@ -14,15 +16,18 @@ from rapid_dist.artifacts.models import PRETRAIN, save_weights
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.distributed.ledger_actor import ledger_actor
 from rapid_dist.distributed.query_service import routing_section, served_search
+from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
+from rapid_dist.privacy.ledger import join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import count_votes, noise_histogram
 from rapid_dist.privacy.statement import build_statement, not_private_reasons
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import Progress, headed, say
+from rapid_dist.training.checkpoint_stamp import check_stamp
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
 from rapid_dist.training.private_inputs import PrivateInputs, load_private_inputs, start_model
 from rapid_dist.training.private_loop import PrivateAttempt, train_privately
@@ -31,6 +36,7 @@ from rapid_dist.training.state import CheckpointFolder, TrainState
 TRAIN = "train"
 VOTES = "votes.parquet"
 WEIGHTS = "denoiser.safetensors"
+JOB = "job.json"
 
 
 def run_train(
@@ -60,18 +66,23 @@ def run_train(
         return folder.finished
     plan = build_plan(spec)
     plan.planned_epsilon()
-    with served_search(spec.knowledge_base, knowledge_base, base) as search:
+    job = _job_of(out)
+    terms = plan.ledger_terms()
+    join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=plan.to_plain())
+    start_ray()
+    with ledger_actor(ledger, **terms) as client, served_search(spec.knowledge_base, knowledge_base, base) as search:
         answer = run_workers(
-            _train_private_model,
+            train_worker,
             {
                 "spec": spec,
                 "plan": plan,
+                "job": job,
                 "images": images,
                 "pretrain": pretrain,
                 "knowledge_base": knowledge_base,
                 "base": base,
                 "search": search,
-                "ledger": ledger,
+                "ledger": client,
                 "out": out,
             },
             runtime=spec.runtime,
@@ -86,14 +97,16 @@ def run_train(
                 f"{plan.target_epsilon:g} (restarts used up the spare steps)",
             )
         )
-    statement = build_statement(plan, paid)
+    statement = build_statement(plan, paid.of_job(job))
     return folder.finish(
         privacy_class="dp",
         files=[FileEntry(**f) for f in answer["files"]],
         facts={
             "steps": answer["step"],
             "completed": answer["completed"],
-            "attempts": len(paid.attempts),
+            "job": job,
+            "attempts": len(paid.attempts_of(job)),
+            "dataset": {**paid.target, "spent_epsilon": paid.spent_epsilon()},
             "noise_multiplier": plan.noise_multiplier,
             "statement": statement,
         },
@@ -101,25 +114,21 @@ def run_train(
     )
 
 
-def _open_attempt(spec: RunSpec, plan: PrivacyPlan, store: Store, collective: Collective) -> PrivateAttempt:
+def _job_of(out: Store) -> str:
+    """The name under which the dataset's ledger keeps this folder's attempts; made once, kept beside the weights."""
+    out.create_exclusive(JOB, json.dumps({"job": secrets.token_hex(8)}).encode())
+    return json.loads(out.read_bytes(JOB))["job"]
+
+
+def _open_attempt(plan: PrivacyPlan, arguments: dict[str, Any], collective: Collective) -> PrivateAttempt:
     """A new attempt with a fresh key: rank 0 writes it into the ledger, the key travels in memory only."""
-    paid: dict[str, Ledger] = {}
-
-    def begin() -> int:
-        ledger = paid["ledger"] = open_ledger(
-            store,
-            target_epsilon=plan.target_epsilon,
-            target_delta=plan.target_delta,
-            neighboring_relation=plan.neighboring_relation,
-            unit=plan.unit,
-        )
-        return ledger.begin_attempt(plan.to_plain())
-
-    number = on_rank_zero(collective, begin)
-    fixed = spec.privacy.debug_fixed_key
+    client, job, fixed = arguments["ledger"], arguments["job"], arguments["spec"].privacy.debug_fixed_key
+    number = on_rank_zero(
+        collective, lambda: client.begin_attempt(plan.to_plain(), job=job, planned=plan.planned_charges())
+    )
     key = RunKey.fresh() if fixed is None else RunKey.fixed_for_debugging(fixed)
     key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
-    return PrivateAttempt(number=number, key=key, ledger=paid.get("ledger"))
+    return PrivateAttempt(number=number, key=key, ledger=client if collective.rank == 0 else None, job=job)
 
 
 def _release_votes(
@@ -129,7 +138,14 @@ def _release_votes(
     charge = plan.votes_charge()
     if charge is None:
         return None
-    if not on_rank_zero(collective, lambda: out.exists(VOTES)):
+
+    def is_released() -> bool:
+        if not out.exists(VOTES):
+            return False
+        attempt.ledger.require_charge(charge, job=attempt.job)
+        return True
+
+    if not on_rank_zero(collective, is_released):
         import torch
 
         shape = (spec.data.num_classes, inputs.num_prototypes)
@@ -137,17 +153,33 @@ def _release_votes(
         total = collective.sum(torch.from_numpy(counts.astype(np.float64)).to(inputs.device)).cpu().numpy()
 
         def pay_then_release() -> None:
-            attempt.ledger.charge(charge, attempt=attempt.number)
-            noisy = noise_histogram(total, key=attempt.key, attempt=attempt.number, charge=charge)
+            paid = attempt.ledger.charge(charge, attempt=attempt.number)
+            noisy = noise_histogram(total, key=attempt.key, paid=paid)
             out.write_bytes(VOTES, table_bytes({"noisy_votes": noisy}))
 
         on_rank_zero(collective, pay_then_release)
     return table_arrays(out.read_bytes(VOTES), where=f"{out.uri}/{VOTES}")["noisy_votes"]
 
 
-def _train_private_model(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
+def _resume(
+    state: TrainState, checkpoints: CheckpointFolder, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective
+) -> None:
+    """Goes on from the newest checkpoint, when the ledger counts what is in it."""
+    saved = agree(collective, checkpoints.latest)
+    if saved is None:
+        return
+
+    def check() -> None:
+        check_stamp(saved, plan=plan, job=attempt.job, require_entry=attempt.ledger.require_entry)
+
+    on_rank_zero(collective, check)
+    agree(collective, lambda: state.load_bytes(saved))
+
+
+def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What every worker of private training does; arguments as run_train makes them."""
     spec, plan, out, device = (arguments[k] for k in ("spec", "plan", "out", "device"))
-    attempt = _open_attempt(spec, plan, arguments["ledger"], collective)
+    attempt = _open_attempt(plan, arguments, collective)
     inputs = agree(
         collective,
         lambda: load_private_inputs(
@@ -165,9 +197,7 @@ def _train_private_model(collective: Collective, arguments: dict[str, Any]) -> d
     model = start_model(spec, inputs, votes).to(device)
     state = TrainState(model, learning_rate=spec.training.learning_rate, ema_decay=spec.training.ema_decay)
     checkpoints = CheckpointFolder(out.child("checkpoints"))
-    saved = agree(collective, checkpoints.latest)
-    if saved is not None:
-        agree(collective, lambda: state.load_bytes(saved))
+    _resume(state, checkpoints, plan, attempt, collective)
     progress = Progress(TRAIN, spec.training.steps, first=state.step, say_fn=arguments["say"])
     completed = train_privately(
         state,

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rapid_dist import errors
+from rapid_dist.distributed.placement import cpus_per_worker
 from rapid_dist.distributed.progress import relayed_lines
-from rapid_dist.distributed.session import available_cpus
+from rapid_dist.distributed.session import cpus_of_nodes
 from rapid_dist.specs import RuntimeSpec
+from rapid_dist.telemetry import headed
 from rapid_dist.training.collective import Collective, TorchCollective
 
 
@@ -25,24 +27,27 @@ def run_workers(
     runtime: RuntimeSpec,
     name: str,
 ) -> dict[str, Any]:
-    """Runs fn(collective, arguments) on runtime.num_workers workers and returns what rank 0 returned.
+    """Runs fn(collective, arguments) on a group of runtime.worker_range workers and returns what rank 0 returned.
 
-    A worker that dies takes the group with it and a new group starts, at most runtime.max_failures times; fn must
-    resume by itself. arguments also get `say`, which prints on the driver, and `device`. An error of ours
+    A worker that dies takes the group with it and a new group starts, at most runtime.max_failures times; an elastic
+    group starts again with the workers there is room for, and again when there is room for more. fn must resume by
+    itself. arguments also get `say`, which prints on the driver, and `device`. An error of ours
     is raised by every worker alike, is not retried, and is raised here.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-    uses_gpu = runtime.device.startswith("cuda")
-    total = available_cpus()
-    if runtime.num_workers > total and not os.environ.get("RAY_ADDRESS"):
+    fewest, most = runtime.worker_range
+    nodes = cpus_of_nodes()
+    # An elastic group may start before all of its nodes are there: its workers are sized for those that are.
+    cpus = cpus_per_worker(nodes, most) or cpus_per_worker(nodes, fewest)
+    if not cpus and not os.environ.get("RAY_ADDRESS"):
         raise errors.SpecError(
-            f"runtime.num_workers is {runtime.num_workers} but this Ray has {total} CPUs and would wait for ever; "
+            f"runtime asks for {fewest} workers but this Ray has {sum(nodes)} CPUs and would wait for ever; "
             "use fewer workers, or raise runtime.num_cpus"
         )
-    cpus = max(1, total // runtime.num_workers)
+    cpus = max(1, cpus)
     with tempfile.TemporaryDirectory(prefix="rapid-dist-train-") as scratch, relayed_lines() as say_fn:
 
         def fit() -> Any:
@@ -53,9 +58,14 @@ def run_workers(
                     "arguments": {**arguments, "say": say_fn},
                     "threads": cpus,
                     "device": runtime.device,
+                    "name": name,
+                    "is_elastic": fewest < most,
                 },
                 scaling_config=ScalingConfig(
-                    num_workers=runtime.num_workers, use_gpu=uses_gpu, resources_per_worker={"CPU": cpus}
+                    num_workers=most if fewest == most else (fewest, most),
+                    elastic_resize_monitor_interval_s=runtime.resize_seconds,
+                    use_gpu=runtime.device.startswith("cuda"),
+                    resources_per_worker={"CPU": cpus},
                 ),
                 run_config=RunConfig(
                     # A fresh name: Ray Train would otherwise take the run for a continuation of its own.
@@ -113,6 +123,9 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
         device = str(get_device())
     collective = TorchCollective(device)
+    if config["is_elastic"] and collective.rank == 0:
+        say_fn = config["arguments"]["say"]
+        say_fn(headed(config["name"], f"a group of {collective.world_size} workers starts"))
     try:
         return config["fn"](collective, {**config["arguments"], "device": device})
     except errors.RapidDistError as error:

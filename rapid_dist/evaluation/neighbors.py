@@ -17,7 +17,7 @@ from rapid_dist.diffusion.autoencoder import to_pixels as latents_to_pixels
 from rapid_dist.errors import InputError
 from rapid_dist.evaluation.pictures import image_grid
 from rapid_dist.ingest.pixels import CorruptImageError, to_pixels
-from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise
+from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise, values_of_latents
 from rapid_dist.seeding import derive_seed
 from rapid_dist.specs import RunSpec
 
@@ -47,8 +47,9 @@ def query_image(
 ) -> tuple[bytes, list[FoundTrajectory]]:
     """A PNG of the image and its nearest trajectories, nearest first, and what they are.
 
-    The key is made by the one road that all keys take. datasets: where public images of the base may be found; a
-    neighbour of a set that is in none of them is shown by its value alone.
+    A row holds an image and its value decoded: the latent at split_step, the noisier the later the split. The key is
+    made by the one road that all keys take. datasets: where public images of the base may be found; a neighbour of a
+    set that is in none of them is shown by its value alone.
     Raises InputError when the payload is no image.
     """
     weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
@@ -59,38 +60,44 @@ def query_image(
     except CorruptImageError as error:
         raise InputError(f"the image cannot be decoded: {error}; give a PNG or JPEG file") from None
     search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
-    nearest = search.query(_key_of(spec, models, image), num_neighbors=num_neighbors)
+    key, value = _key_and_value(spec, models, image)
+    nearest = search.query(key, num_neighbors=num_neighbors)
     is_real = nearest.trajectory_id[0] >= 0
     ids, distances = nearest.trajectory_id[0][is_real], nearest.distance[0][is_real]
     found = [
         FoundTrajectory(trajectory_id=int(i), distance=float(d), label=int(y), **_origin(spec, base, int(i)))
         for i, d, y in zip(ids, distances, search.labels_of(ids), strict=True)
     ]
-    with torch.no_grad():
-        values = latents_to_pixels(models.autoencoder.decode(torch.from_numpy(search.values_of(ids)))).numpy()
+    values = _decoded(models, torch.from_numpy(search.values_of(ids)))
     shown = _public_images(base, datasets, found)
-    rows = [("query", image[None])]
-    for rank, (one, value) in enumerate(zip(found, values, strict=True), start=1):
+    rows = [("query", np.stack([image, _decoded(models, value)[0]]))]
+    for rank, (one, decoded) in enumerate(zip(found, values, strict=True), start=1):
         public = shown.get((one.input, one.example_id))
-        pictures = [value] if public is None else [public, value]
+        pictures = [decoded] if public is None else [public, decoded]
         rows.append((f"{rank}.  distance {one.distance:.4f}, class {one.label}", np.stack(pictures)))
     return image_grid(rows, scale=max(1, _TARGET_PIXELS // size)), found
 
 
-def _key_of(spec: RunSpec, models: PublicModels, image: np.ndarray) -> np.ndarray:
-    latent = encode_pixels(models.autoencoder, torch.from_numpy(image[None]), device="cpu")
-    noise = trajectory_noise(
-        derive_seed(spec.pretrain.seed, "picture-query"), np.zeros(1, np.int64), models.latent_shape
-    )
-    return keys_of_latents(
+def _key_and_value(spec: RunSpec, models: PublicModels, image: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+    """What the image (C, H, W) would have in the base: key (1, feature_dim), value (1, *latent_shape)."""
+    latent = encode_pixels(models.autoencoder, torch.tensor(image[None]), device="cpu")
+    seed = derive_seed(spec.pretrain.seed, "picture-query")
+    noise = trajectory_noise(seed, np.zeros(1, np.int64), models.latent_shape)
+    shared = {"schedule": spec.schedule, "alphas_cumprod": models.alphas_cumprod}
+    key = keys_of_latents(
         latent,
         noise,
         denoiser=models.denoiser,
         extract=models.extractor,
-        schedule=spec.schedule,
-        alphas_cumprod=models.alphas_cumprod,
         num_conditions=models.num_public_classes,
-    ).numpy()
+        **shared,
+    )
+    return key.numpy(), values_of_latents(latent, noise, **shared)
+
+
+@torch.no_grad()
+def _decoded(models: PublicModels, values: torch.Tensor) -> np.ndarray:
+    return latents_to_pixels(models.autoencoder.decode(values)).numpy()
 
 
 def _origin(spec: RunSpec, base: Manifest, trajectory_id: int) -> dict[str, object]:

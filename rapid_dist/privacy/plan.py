@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.accounting import EpsilonResult, check_agreement, compute_epsilon
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
 from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.noise import grid_for
+from rapid_dist.privacy.paid import PaidSteps
 from rapid_dist.privacy.release import histogram_charge
+from rapid_dist.privacy.step import PrivateStep
 from rapid_dist.specs import PrivacySpec, RunSpec
 
 
@@ -16,7 +22,7 @@ from rapid_dist.specs import PrivacySpec, RunSpec
 class PrivacyPlan:
     """The private part of a run, in public constants only.
 
-    Guarantee: a step that follows this plan is one Poisson-subsampled Gaussian mechanism with the charge that
+    Guarantee: a step that this plan makes is one Poisson-subsampled Gaussian mechanism with the charge that
     `training_charge(1)` states, under add-or-remove-one, whatever the number of records or workers.
     """
 
@@ -52,8 +58,29 @@ class PrivacyPlan:
             purpose="training",
         )
 
+    def require_key(self, key: RunKey) -> None:
+        """Raises PrivacyError when key and plan disagree on whether this is a debugging run."""
+        if key.is_private != self.is_private:
+            raise PrivacyError("the run key and the plan disagree on whether this is a debugging run; make both anew")
+
+    def private_steps(self, key: RunKey, paid: PaidSteps) -> Iterator[PrivateStep]:
+        """The steps that a receipt pays for, in order; the only way to a private step.
+
+        Raises PrivacyError when the receipt is for another mechanism than this plan's, or when key and plan
+        disagree on whether this is a debugging run.
+        """
+        if paid.charge != self.training_charge(paid.charge.num_steps):
+            raise PrivacyError(f"the receipt pays for {paid.charge}; the plan's step is {self.training_charge(1)}")
+        self.require_key(key)
+        return (PrivateStep(self, key, paid, number) for number in paid.steps)
+
     def votes_charge(self) -> Charge | None:
         return None if self.votes_noise_multiplier is None else histogram_charge(self.votes_noise_multiplier)
+
+    def ledger_terms(self) -> dict[str, Any]:
+        """The plan's target as join_ledger and open_ledger want it."""
+        names = ("target_epsilon", "target_delta", "neighboring_relation", "unit")
+        return {name: getattr(self, name) for name in names}
 
     def planned_charges(self) -> tuple[Charge, ...]:
         """Everything the run will charge if nothing goes wrong, spare steps not included."""
@@ -66,7 +93,7 @@ class PrivacyPlan:
         check_agreement(result)
         return result
 
-    def to_plain(self) -> dict[str, object]:
+    def to_plain(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from rapid_dist.errors import InputError, PrivacyError, SpecError
+from rapid_dist.errors import InputError, SpecError
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.noise import add_noise_on_grid, draw_gaussian, grid_for
+from rapid_dist.privacy.paid import PaidSteps
 
 ROLE = "histogram"
 _SENSITIVITY = 1.0
@@ -43,54 +44,26 @@ def count_votes(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -
     return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def noise_histogram(
-    total_counts: np.ndarray, *, key: RunKey, attempt: int, charge: Charge, step: int = 0
-) -> np.ndarray:
+def noise_histogram(total_counts: np.ndarray, *, key: RunKey, paid: PaidSteps) -> np.ndarray:
     """total_counts + N(0, noise_multiplier^2), rounded to a fixed grid; (r, c) float64, may be negative.
 
     total_counts: (r, c), the counts of all records together; noise goes on once, after every sum. The
-    noise level is read from charge, the one the ledger holds, so what is paid and what is drawn agree.
-    step tells apart several releases of one attempt and purpose; each needs its own.
-    Guarantee: if each record voted at most once and charge is in the ledger, the result is one use of the
-    Gaussian mechanism with sensitivity 1 under add-or-remove-one adjacency: such a record moves one count
-    by 1. The result is public within the budget.
+    noise level is read from the receipt, so what is paid and what is drawn agree.
+    Guarantee: if each record voted at most once, the result is one use of the Gaussian mechanism with
+    sensitivity 1 under add-or-remove-one adjacency: such a record moves one count by 1. The result is public
+    within the budget.
     """
+    charge = paid.charge
     if charge.mechanism != "gaussian" or charge.num_steps != 1:
         raise SpecError(f"got a charge of {charge.num_steps} x {charge.mechanism}; expected histogram_charge()")
     counts = np.array(total_counts, dtype=np.float64)
     noise = draw_gaussian(
         key,
         role=f"{ROLE}/{charge.purpose}",
-        attempt=attempt,
-        step=step,
+        attempt=paid.attempt,
+        step=paid.first_step,
         first_coordinate=0,
         num_coordinates=counts.size,
         stddev=charge.noise_multiplier * _SENSITIVITY,
     )
     return add_noise_on_grid(counts, noise.reshape(counts.shape), grid_for(_SENSITIVITY)).numpy()
-
-
-def release_histogram(
-    record_ids: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    *,
-    shape: tuple[int, int],
-    key: RunKey,
-    attempt: int,
-    charge: Charge,
-    step: int = 0,
-) -> np.ndarray:
-    """Counts one vote per record and returns the noisy histogram, shape float64; all records in one place.
-
-    Charge first: ledger.charge(charge, attempt=attempt, first_step=step) must have returned.
-    Guarantee: that of noise_histogram, with the one-vote rule checked here.
-    Raises PrivacyError when a record votes twice: sensitivity would be more than 1.
-    """
-    ids = np.asarray(record_ids)
-    if ids.shape != np.shape(rows):
-        raise InputError(f"got {ids.size} record ids and {np.size(rows)} votes; expected one id a vote")
-    if np.unique(ids).size != ids.size:
-        raise PrivacyError("a record votes more than once; expected at most one vote per record id")
-    counts = count_votes(rows, columns, shape)
-    return noise_histogram(counts, key=key, attempt=attempt, charge=charge, step=step)

@@ -148,9 +148,3 @@ def recall_at(found: Neighbors, truth: Neighbors, k: int) -> float:
 def draw_nearby_keys(keys: np.ndarray, *, seed: int) -> np.ndarray:
     """Queries to measure recall with: keys moved by Gaussians of standard deviation 0.02. keys: (n, d) float32."""
     return (keys + make_rng(seed, "recall").normal(0, 0.02, keys.shape)).astype(np.float32)
-
-
-def thinned(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most count of the rows (n, ...), evenly spaced."""
-    every = max(1, -(-len(rows) // max(1, count)))
-    return rows[::every][:count]

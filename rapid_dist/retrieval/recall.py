@@ -47,3 +47,9 @@ def merge_into(so_far: Neighbors, rows: np.ndarray, part: Neighbors) -> None:
     mine = Neighbors(so_far.trajectory_id[rows], so_far.distance[rows])
     best = merge_neighbors([mine, part], so_far.trajectory_id.shape[1])
     so_far.trajectory_id[rows], so_far.distance[rows] = best.trajectory_id, best.distance
+
+
+def thinned(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most count of the rows (n, ...), evenly spaced."""
+    every = max(1, -(-len(rows) // max(1, count)))
+    return rows[::every][:count]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -47,19 +48,19 @@ class TrainState:
         state.update({name: t.cpu().contiguous() for name, t in self.average.items()})
         return state
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, notes: Mapping[str, str] | None = None) -> bytes:
+        """The state as one safetensors file. notes: short texts that travel in its header."""
         tensors = {f"model.{n}": t.detach().cpu().contiguous() for n, t in self.model.state_dict().items()}
         tensors |= {f"average.{n}": t.cpu().contiguous() for n, t in self.average.items()}
         for name, parameter in self.model.named_parameters():
             for moment, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{moment}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        return save_tensors(tensors, metadata={"step": str(self.step)})
+        return save_tensors(tensors, metadata={**(notes or {}), "step": str(self.step)})
 
     def load_bytes(self, data: bytes) -> None:
         """Restores what to_bytes saved. Raises ArtifactError when the tensors are of another model."""
         tensors = load_tensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        self.step = int(header["__metadata__"]["step"])
+        self.step = int(checkpoint_notes(data)["step"])
         device = next(self.model.parameters()).device
         try:
             self.model.load_state_dict({n: tensors[f"model.{n}"] for n in self.model.state_dict()})
@@ -77,15 +78,22 @@ class TrainState:
                 self.optimizer.state[parameter] = moments
 
 
+def checkpoint_notes(data: bytes) -> dict[str, str]:
+    """The texts in the header of a checkpoint, its step among them."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(header["__metadata__"])
+
+
 class CheckpointFolder:
     """Checkpoints of one training phase in a folder: step-NNNNNNNN.safetensors, then a digest in a .json beside it."""
 
     def __init__(self, store: Store, *, keep: int = 2):
         self.store, self.keep = store, keep
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
+        """Writes the state whole, with the notes in its header, and deletes all but the newest `keep`."""
         name = f"step-{state.step:08d}"
-        data = state.to_bytes()
+        data = state.to_bytes(notes)
         self.store.write_bytes(f"{name}.safetensors", data)
         sidecar = {"step": state.step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         self.store.write_bytes(f"{name}.json", json.dumps(sidecar).encode())

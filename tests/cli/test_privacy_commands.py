@@ -52,7 +52,7 @@ def test_a_target_that_cannot_be_is_refused(refused):
 
 
 def test_the_ledger_of_a_run_is_shown_and_verified(call, finished_run):
-    paid = read_ledger(finished_run.store(layout.LEDGER))
+    paid = read_ledger(finished_run.ledger)
     shown = answer(call("ledger", "show", finished_run.out.uri, "--json"))
     assert shown["charges"] == [charge.to_dict() for charge in paid.charges]
     assert (shown["spent_epsilon"], shown["attempts"]) == (paid.spent_epsilon(), 1)
@@ -65,6 +65,6 @@ def test_the_ledger_of_a_run_is_shown_and_verified(call, finished_run):
 @pytest.mark.parametrize("command", ["show", "verify"])
 def test_a_missing_or_altered_ledger_gives_no_number(refused, copied_run, tmp_path, command):
     assert "holds no ledger; without it nothing is known" in refused("ledger", command, tmp_path / "nowhere")
-    entry = sorted((copied_run / layout.LEDGER).iterdir())[2]
+    entry = sorted((copied_run / layout.PRIVATE_IMAGES / layout.LEDGER).iterdir())[2]
     entry.write_text(entry.read_text().replace('"num_steps":1,', '"num_steps":2,'))
     assert "is not valid: its digest does not match" in refused("ledger", command, copied_run)

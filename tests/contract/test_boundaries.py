@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.contract.sources import DISTRIBUTED, FILES, PACKAGE, dotted, imported_modules, name_of, violations
+from tests.contract.sources import DISTRIBUTED, FILES, PACKAGE, dotted, imported_modules, name_of, tree_of, violations
 
 MATHS_MODULES = {"cmath", "hashlib", "math", "random", "scipy", "sklearn", "statistics"}
 # Names of what computes on values rather than moves, counts or addresses them. Adding a name is always right.
@@ -82,6 +82,42 @@ def test_a_formula_would_be_noticed(formula):
 @pytest.mark.parametrize("addressing", ["x = part * size + 1", "n = -(-a // b)", "mine = ids % count == index"])
 def test_whole_number_addressing_is_no_formula(addressing):
     assert formulas(ast.parse(addressing)) == []
+
+
+# What draws for, clips for or pays for a private step, and the files that may name it.
+PRIVATE_PRIMITIVES = {
+    "draw_inclusion": {"privacy/inclusion.py", "privacy/step.py"},
+    "draw_gaussian": {"privacy/noise.py", "privacy/step.py", "privacy/release.py"},
+    "add_noise_on_grid": {"privacy/noise.py", "privacy/step.py", "privacy/release.py"},
+    "clipped_gradient_sum": {"privacy/clipping.py", "privacy/step.py"},
+    "PrivateStep": {"privacy/step.py", "privacy/plan.py"},
+}
+
+
+def names_in(tree: ast.AST) -> set[str]:
+    """Every identifier that a file uses, imports or reads off something."""
+    found = set()
+    for node in ast.walk(tree):
+        found |= {getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "name", None)}
+    return found - {None}
+
+
+@pytest.mark.parametrize("name", PRIVATE_PRIMITIVES)
+def test_only_the_plan_makes_a_private_step_and_only_the_step_draws_for_it(name):
+    """So rate, clip, noise and charge come from one plan: nothing else can put a private step together."""
+    users = {name_of(f) for f in FILES if name in names_in(tree_of(f))}
+    measured = {user for user in users if user.startswith(("bench/", "privacy/audit/"))}  # they measure, not release
+    assert users - measured == PRIVATE_PRIMITIVES[name]
+
+
+def test_only_the_ledger_issues_a_receipt():
+    makers = {
+        name_of(f)
+        for f in FILES
+        for node in ast.walk(tree_of(f))
+        if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] == "PaidSteps"
+    }
+    assert makers == {"privacy/ledger_book.py"}
 
 
 def test_every_folder_of_python_files_is_a_package():

@@ -76,7 +76,7 @@ def wait_until(condition, process=None):
 
 
 def test_an_interrupted_run_ends_cleanly_and_the_same_line_finishes_it_paying_for_both(command, tmp_path):
-    out, ledger = tmp_path / "out", Store(tmp_path / "out" / layout.LEDGER)
+    out, ledger = tmp_path / "out", Store(tmp_path / "out" / layout.PRIVATE_IMAGES / layout.LEDGER)
     first = start(command, "first")
     try:
         wait_until(lambda: list((out / layout.TRAIN / "checkpoints").glob("*.json")), first)

@@ -86,7 +86,7 @@ def test_the_images_are_those_of_the_sources_without_private_copies_of_public_on
 
 
 def test_the_ledger_charged_what_was_planned_and_nothing_else(finished_run):
-    plan, paid = build_plan(finished_run.spec), read_ledger(finished_run.store(layout.LEDGER))
+    plan, paid = build_plan(finished_run.spec), read_ledger(finished_run.ledger)
     assert [(c.mechanism, c.num_steps, c.noise_multiplier, c.sample_rate) for c in merge_charges(paid.charges)] == [
         (c.mechanism, c.num_steps, c.noise_multiplier, c.sample_rate) for c in merge_charges(plan.planned_charges())
     ]
@@ -96,7 +96,7 @@ def test_the_ledger_charged_what_was_planned_and_nothing_else(finished_run):
 
 
 def test_the_statement_of_every_dp_artefact_is_the_ledgers(finished_run):
-    paid = read_ledger(finished_run.store(layout.LEDGER))
+    paid = read_ledger(finished_run.ledger)
     for folder in (layout.TRAIN, layout.SAMPLES):
         statement = read_manifest(finished_run.store(folder)).facts["statement"]
         assert statement["epsilon"] == pytest.approx(paid.spent_epsilon(), rel=1e-9)
@@ -108,7 +108,7 @@ def test_no_private_count_and_no_digest_of_private_images_is_in_a_dp_manifest(fi
     counts = {*CLASS_COUNTS, NUM_PRIVATE, NUM_PRIVATE + NUM_DUPLICATES}
     private = read_manifest(finished_run.private)
     assert NUM_PRIVATE in numbers_in(private.to_bytes().decode())
-    for store in map(finished_run.store, (layout.TRAIN, layout.SAMPLES, layout.LEDGER)):
+    for store in (*map(finished_run.store, (layout.TRAIN, layout.SAMPLES)), finished_run.ledger):
         for file in store.list_files():
             if file.endswith(".json"):
                 text = store.read_bytes(file).decode()

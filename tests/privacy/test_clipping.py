@@ -32,9 +32,7 @@ def generator(seed: int) -> torch.Generator:
 def build(kind: str) -> nn.Module:
     """A denoiser whose zero-initialised layers are moved, so that every parameter has a gradient."""
     spec = DenoiserSpec(kind=kind, width=8, num_blocks=2, embedding_dim=4)
-    model = build_denoiser(
-        spec, latent_shape=SHAPES[kind], num_conditions=NUM_CONDITIONS, generator=generator(0)
-    )
+    model = build_denoiser(spec, latent_shape=SHAPES[kind], num_conditions=NUM_CONDITIONS, generator=generator(0))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn(p.shape, generator=generator(1)))

@@ -8,7 +8,7 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import BudgetExceededError, PrivacyError, SpecError, StorageError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
+from rapid_dist.privacy.ledger import Ledger, join_ledger, open_ledger, read_ledger
 
 TARGET = {"target_epsilon": 1.0, "target_delta": 1e-5}
 
@@ -96,7 +96,7 @@ def test_an_impossible_target_is_refused_and_leaves_nothing(store, change):
 @pytest.mark.parametrize(
     "tamper",
     [
-        lambda text: text.replace(b'"writer":"', b'"writer":"0'),
+        lambda text: text.replace(b'"request":"', b'"request":"0'),
         lambda text: text + b" ",
         lambda text: text[:-5],
         lambda text: b"",
@@ -113,7 +113,7 @@ def test_an_altered_entry_is_detected(ledger, store, index, tamper):
 
 
 def test_a_charge_made_smaller_is_detected_even_with_its_own_digest_made_right(ledger, store):
-    from rapid_dist.privacy.ledger import _with_digest
+    from rapid_dist.privacy.ledger_entry import _with_digest
 
     fields = json.loads(store.read_bytes("000002.json"))
     del fields["digest"]
@@ -200,7 +200,7 @@ def test_affordable_steps_is_the_largest_number_that_fits(ledger):
 
 def test_what_is_known_to_fit_covers_parts_of_itself_only(ledger, monkeypatch):
     n = ledger.affordable_steps(steps(1), 100)
-    monkeypatch.setattr("rapid_dist.privacy.ledger.epsilon_pld", lambda *a, **k: 99.0)
+    monkeypatch.setattr("rapid_dist.privacy.budget.epsilon_pld", lambda *a, **k: 99.0)
     for first in range(30, 30 + n, 10):
         ledger.charge(steps(10), attempt=1, first_step=first)
     with pytest.raises(BudgetExceededError):
@@ -243,19 +243,50 @@ def test_entries_of_a_second_process_count_for_the_first(ledger, store):
         ledger.charge(steps(n + 1), attempt=1)
 
 
-def test_of_two_writers_at_once_one_wins_and_the_other_is_told(ledger, store, monkeypatch):
-    rival = open_ledger(store, **TARGET)
+def let_a_rival_go_first(monkeypatch, act):
+    """The next entry that anyone writes comes after act() has written its own."""
     real = Store.create_exclusive
 
-    def let_the_rival_go_first(self, relative, data):
+    def rival_first(self, relative, data):
         monkeypatch.setattr(Store, "create_exclusive", real)
-        rival.charge(steps(3), attempt=1, first_step=50)
+        act()
         return real(self, relative, data)
 
-    monkeypatch.setattr(Store, "create_exclusive", let_the_rival_go_first)
-    with pytest.raises(PrivacyError, match="another writer"):
-        ledger.charge(steps(3), attempt=1, first_step=60)
-    assert ledger.spent_epsilon() == rival.spent_epsilon() == epsilon_pld([steps(33)], 1e-5)
+    monkeypatch.setattr(Store, "create_exclusive", rival_first)
+
+
+def test_of_two_writers_at_once_one_wins_and_the_other_looks_again_and_follows(ledger, store, monkeypatch):
+    rival = open_ledger(store, **TARGET)
+    let_a_rival_go_first(monkeypatch, lambda: rival.charge(steps(3), attempt=1, first_step=50))
+    ledger.charge(steps(4), attempt=1, first_step=60)
+    assert [c.num_steps for c in read_ledger(store).charges] == [10, 20, 3, 4]
+    assert ledger.spent_epsilon() == rival.spent_epsilon() == epsilon_pld([steps(37)], 1e-5)
+
+
+def test_two_writers_at_once_cannot_overspend(ledger, store, monkeypatch):
+    rival = open_ledger(store, **TARGET)
+    n = ledger.affordable_steps(steps(1), 1000)
+    let_a_rival_go_first(monkeypatch, lambda: rival.charge(steps(n), attempt=1, first_step=100))
+    with pytest.raises(BudgetExceededError):
+        ledger.charge(steps(1), attempt=1, first_step=5000)
+    assert read_ledger(store).spent_epsilon() <= 1.0
+
+
+def test_a_block_shrinks_to_what_a_quicker_writer_left(ledger, store, monkeypatch):
+    rival = open_ledger(store, **TARGET)
+    n = ledger.affordable_steps(steps(1), 1000)
+    let_a_rival_go_first(monkeypatch, lambda: rival.charge(steps(n - 2), attempt=1, first_step=100))
+    paid = ledger.charge_up_to(steps(1), 20, attempt=1, first_step=5000)
+    assert paid.steps == range(5000, 5002)
+    assert ledger.charge_up_to(steps(1), 20, attempt=1, first_step=6000) is None
+    assert read_ledger(store).spent_epsilon() <= 1.0
+
+
+def test_of_two_that_open_a_dataset_at_once_the_first_sets_the_budget(store, monkeypatch):
+    let_a_rival_go_first(monkeypatch, lambda: open_ledger(store, target_epsilon=0.5, target_delta=1e-5))
+    joined = join_ledger(store, **TARGET)
+    assert joined.target["target_epsilon"] == 0.5
+    assert store.list_files() == ["000000.json"]
 
 
 def test_a_lost_answer_for_the_very_same_entry_counts_as_success(ledger, store, monkeypatch):

@@ -2,16 +2,21 @@ import numpy as np
 import pytest
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.errors import InputError, PrivacyError, SpecError
+from rapid_dist.errors import InputError, SpecError
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.privacy.noise import grid_for
-from rapid_dist.privacy.release import count_votes, histogram_charge, noise_histogram, release_histogram
+from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.privacy.release import count_votes, histogram_charge, noise_histogram
 
 KEY = RunKey.fixed_for_debugging(2)
 SHAPE = (3, 4)
 CHARGE = histogram_charge(50.0)
+
+
+def receipt(attempt=1, *, step=0, charge=CHARGE):
+    return PaidSteps(attempt=attempt, first_step=step, charge=charge, entry="0" * 64)
 
 
 def make_votes(n=1000):
@@ -44,7 +49,7 @@ def test_one_record_moves_the_counts_by_at_most_one_in_l2():
 
 def test_noise_has_the_scale_of_the_charge_and_counts_stay_inside():
     errors = np.concatenate(
-        [noise_histogram(np.full(SHAPE, 7), key=KEY, attempt=a, charge=CHARGE).ravel() - 7 for a in range(500)]
+        [noise_histogram(np.full(SHAPE, 7), key=KEY, paid=receipt(a)).ravel() - 7 for a in range(500)]
     )
     assert abs(errors.std() / 50 - 1) < 4 / np.sqrt(2 * errors.size)
     assert abs(errors.mean()) < 4 * 50 / np.sqrt(errors.size)
@@ -55,41 +60,27 @@ def test_each_attempt_step_and_purpose_has_its_own_noise():
     zeros = np.zeros(SHAPE)
     other = histogram_charge(50.0, purpose="other votes")
     noise = [
-        noise_histogram(zeros, key=KEY, attempt=1, charge=CHARGE),
-        noise_histogram(zeros, key=KEY, attempt=2, charge=CHARGE),
-        noise_histogram(zeros, key=KEY, attempt=1, charge=CHARGE, step=1),
-        noise_histogram(zeros, key=KEY, attempt=1, charge=other),
+        noise_histogram(zeros, key=KEY, paid=receipt(1)),
+        noise_histogram(zeros, key=KEY, paid=receipt(2)),
+        noise_histogram(zeros, key=KEY, paid=receipt(1, step=1)),
+        noise_histogram(zeros, key=KEY, paid=receipt(1, charge=other)),
     ]
     assert np.unique(noise).size == 4 * zeros.size
 
 
 def test_input_counts_are_left_alone():
     counts = np.ones(SHAPE)
-    noise_histogram(counts, key=KEY, attempt=1, charge=CHARGE)
+    noise_histogram(counts, key=KEY, paid=receipt())
     assert np.array_equal(counts, np.ones(SHAPE))
 
 
-def test_released_histogram_is_that_of_the_parts_noised_once(tmp_path):
+def test_the_receipt_of_the_ledger_is_what_a_histogram_runs_on(tmp_path):
     rows, columns = make_votes()
     ledger = open_ledger(Store(tmp_path), target_epsilon=1.0, target_delta=1e-5)
-    attempt = ledger.begin_attempt({})
-    ledger.charge(CHARGE, attempt=attempt, first_step=0)
-    released = release_histogram(np.arange(1000), rows, columns, shape=SHAPE, key=KEY, attempt=attempt, charge=CHARGE)
-    total = count_votes(rows[:400], columns[:400], SHAPE) + count_votes(rows[400:], columns[400:], SHAPE)
-    assert np.array_equal(released, noise_histogram(total, key=KEY, attempt=attempt, charge=CHARGE))
+    paid = ledger.charge(CHARGE, attempt=ledger.begin_attempt({}))
+    released = noise_histogram(count_votes(rows, columns, SHAPE), key=KEY, paid=paid)
+    assert np.array_equal(released, noise_histogram(count_votes(rows, columns, SHAPE), key=KEY, paid=receipt()))
     assert ledger.spent_epsilon() == pytest.approx(0.0586, abs=1e-3)
-
-
-def test_two_votes_of_one_record_are_refused():
-    rows, columns = make_votes(3)
-    with pytest.raises(PrivacyError):
-        release_histogram(np.array([1, 2, 1]), rows, columns, shape=SHAPE, key=KEY, attempt=1, charge=CHARGE)
-
-
-def test_an_id_is_needed_for_every_vote():
-    rows, columns = make_votes(3)
-    with pytest.raises(InputError):
-        release_histogram(np.array([1]), rows, columns, shape=SHAPE, key=KEY, attempt=1, charge=CHARGE)
 
 
 @pytest.mark.parametrize(
@@ -105,4 +96,4 @@ def test_a_charge_for_something_else_is_refused():
         mechanism="poisson_gaussian", noise_multiplier=50.0, sample_rate=0.1, num_steps=1, purpose="training"
     )
     with pytest.raises(SpecError):
-        noise_histogram(np.zeros(SHAPE), key=KEY, attempt=1, charge=training)
+        noise_histogram(np.zeros(SHAPE), key=KEY, paid=receipt(charge=training))

@@ -26,7 +26,8 @@ def test_a_run_from_s3_to_s3_leaves_a_report_and_a_ledger_and_no_secret(s3, tiny
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout.splitlines()[-1])
     run = Store(f"{s3}/run")
-    assert report["spent_epsilon"] == pytest.approx(read_ledger(run.child(layout.LEDGER)).spent_epsilon())
+    paid = read_ledger(run.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}"))
+    assert report["spent_epsilon"] == pytest.approx(paid.spent_epsilon())
     assert run.exists("evaluation/grid.png")
     assert "never-shown" not in done.stdout + done.stderr
     again = subprocess.run(command, capture_output=True, text=True, timeout=100, env=dict(os.environ))

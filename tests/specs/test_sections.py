@@ -119,6 +119,9 @@ def test_the_normaliser_is_the_rate_times_the_public_size():
         (KnowledgeBaseSpec, {"space": "manhattan"}),
         (KnowledgeBaseSpec, {"method": "ivf"}),
         (KnowledgeBaseSpec, {"num_shards": 0}),
+        (KnowledgeBaseSpec, {"assignment": "round_robin"}),
+        (KnowledgeBaseSpec, {"serving": "http"}),
+        (KnowledgeBaseSpec, {"num_probes": 0}),
         (TrainingSpec, {"objective": "score"}),
         (TrainingSpec, {"class_init": "random"}),
         (TrainingSpec, {"noise_multiplicity": 0}),
@@ -139,3 +142,25 @@ def test_a_setting_out_of_range_is_refused_by_name(cls, changes):
     name = next(reversed(changes))
     with pytest.raises(SpecError, match=name):
         cls(**changes)
+
+
+def test_a_group_is_fixed_or_has_a_range():
+    assert RuntimeSpec().worker_range == (1, 1)
+    assert RuntimeSpec(num_workers=3).worker_range == (3, 3)
+    assert RuntimeSpec(min_workers=1, max_workers=4).worker_range == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"min_workers": 2}, "expected both"),
+        ({"max_workers": 2}, "expected both"),
+        ({"min_workers": 3, "max_workers": 2}, "1 <= min <= max"),
+        ({"min_workers": 0, "max_workers": 2}, "1 <= min <= max"),
+        ({"min_workers": 1, "max_workers": 2, "num_workers": 2}, "one or the other"),
+        ({"resize_seconds": 0}, "resize_seconds is 0"),
+    ],
+)
+def test_a_range_of_workers_that_makes_no_sense_is_refused(settings, word):
+    with pytest.raises(SpecError, match=word):
+        RuntimeSpec(**settings)

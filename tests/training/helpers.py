@@ -147,7 +147,7 @@ def make_state(*, width: int = 6, training: TrainingSpec | None = None) -> Train
 
 
 def open_tiny_ledger(store: Store, plan: PrivacyPlan) -> Ledger:
-    return open_ledger(store, target_epsilon=plan.target_epsilon, target_delta=plan.target_delta, unit=plan.unit)
+    return open_ledger(store, **plan.ledger_terms())
 
 
 def begin_attempt(store: Store, plan: PrivacyPlan, *, key: RunKey | None = None) -> PrivateAttempt:

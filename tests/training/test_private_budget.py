@@ -10,10 +10,10 @@ import torch
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import BudgetExceededError, PrivacyError, StorageError
+from rapid_dist.privacy import step as private_step
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.training import private_loop
 from rapid_dist.training.state import CheckpointFolder
 from tests.training.helpers import (
     Place,
@@ -41,14 +41,14 @@ def test_a_step_is_in_the_ledger_before_records_are_chosen_and_before_noise_is_d
     paid = []
 
     def watch(name):
-        original = getattr(private_loop, name)
+        original = getattr(private_step, name)
 
         def spy(*args, step, **kwargs):
             ledger = read_ledger(place.ledger)
             paid.append((name, step, ledger.spent_steps))
             return original(*args, step=step, **kwargs)
 
-        monkeypatch.setattr(private_loop, name, spy)
+        monkeypatch.setattr(private_step, name, spy)
 
     for name in ("draw_inclusion", "draw_gaussian"):
         watch(name)
@@ -108,8 +108,8 @@ def test_a_charge_that_cannot_be_written_stops_every_worker_before_any_noise(pla
         raise StorageError("no space left")
 
     drawn = []
-    monkeypatch.setattr(attempt.ledger, "charge", refuse)
-    monkeypatch.setattr(private_loop, "draw_gaussian", lambda *a, **k: drawn.append(1))
+    monkeypatch.setattr(attempt.ledger, "charge_up_to", refuse)
+    monkeypatch.setattr(private_step, "draw_gaussian", lambda *a, **k: drawn.append(1))
 
     def work(collective):
         mine = attempt if collective.rank == 0 else replace(attempt, ledger=None)
@@ -163,7 +163,12 @@ def test_steps_lost_to_restarts_end_training_early_rather_than_over_budget(place
     training, records = make_training(steps=4, checkpoint_every=2), make_records(12)
     with pytest.raises(Crash):
         train(
-            make_state(), records, begin_attempt(place.ledger, plan), place.checkpoints, plan=plan, training=training,
+            make_state(),
+            records,
+            begin_attempt(place.ledger, plan),
+            place.checkpoints,
+            plan=plan,
+            training=training,
             on_step=crash_at(1),
         )
     state = make_state()
@@ -186,10 +191,10 @@ def test_a_new_attempt_chooses_other_records_and_other_noise(place, monkeypatch)
     runs = []
     for _ in range(2):
         chosen = []
-        original = private_loop.draw_inclusion
+        original = private_step.draw_inclusion
         with monkeypatch.context() as patch:
             patch.setattr(
-                private_loop,
+                private_step,
                 "draw_inclusion",
                 lambda *a, **k: chosen.append(original(*a, **k).tolist()) or np.array(chosen[-1]),  # noqa: B023
             )

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.training import private_loop
-from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_loop import PrivateAttempt, learning_rate_factor, noised_mean_gradient
+from rapid_dist.privacy.step import PrivateStep
+from rapid_dist.training.private_loop import learning_rate_factor
 from tests.training.helpers import (
     Place,
     flat_weights,
@@ -19,9 +18,7 @@ from tests.training.helpers import (
     make_records,
     make_state,
     make_training,
-    returned,
     run_group,
-    run_workers,
     take,
 )
 
@@ -86,95 +83,20 @@ def test_a_partition_without_any_record_still_trains_on_noise(place):
     assert sum(c.num_steps for c in place.charges) == 4
 
 
-def noise_only(world_size: int, *, plan, size: int = 3000, num_steps: int = 20) -> np.ndarray:
-    """Returned gradients (num_steps, size) when every clipped sum is zero, in units of the noise asked for."""
-    key = RunKey.fixed_for_debugging(9)
-
-    def work(collective):
-        attempt = PrivateAttempt(number=1, key=key, ledger=None)
-        steps = [
-            noised_mean_gradient(
-                torch.zeros(size, dtype=torch.float64), plan=plan, attempt=attempt, step=step, collective=collective
-            )
-            for step in range(num_steps)
-        ]
-        return torch.stack(steps)
-
-    answers = returned(run_workers(world_size, work))
-    assert all(torch.equal(a, answers[0]) for a in answers)
-    return answers[0].numpy()
-
-
-def has_scale(values: np.ndarray, expected: float) -> bool:
-    """Whether the pooled standard deviation is within 4 standard errors of the expected one."""
-    return abs(values.std() / expected - 1) < 4 / math.sqrt(2 * values.size)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_noise_on_zero_data_has_the_planned_scale_and_no_other(world_size):
-    plan = make_plan()
-    values = noise_only(world_size, plan=plan)
-    # Gradients are returned in units of max_grad_norm over the public normaliser.
-    expected = plan.noise_multiplier / plan.expected_batch_size
-    assert has_scale(values, expected)
-    assert abs(values.mean()) < 4 * expected / math.sqrt(values.size)
-    for wrong in (0.97, 1.03, math.sqrt(2), math.sqrt(world_size + 1), 1 / (world_size + 1)):
-        assert not has_scale(wrong * values, expected)
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_noise_is_the_same_whatever_the_number_of_workers(world_size):
-    assert np.array_equal(noise_only(world_size, plan=make_plan()), noise_only(1, plan=make_plan()))
-
-
-def test_noise_does_not_repeat_over_coordinates_steps_attempts_or_keys():
-    plan, zeros = make_plan(), torch.zeros(500, dtype=torch.float64)
-
-    def gradient(key, attempt, step):
-        return noised_mean_gradient(
-            zeros.clone(),
-            plan=plan,
-            attempt=PrivateAttempt(number=attempt, key=RunKey.fixed_for_debugging(key), ledger=None),
-            step=step,
-            collective=SingleProcess(),
-        )
-
-    rows = torch.stack([gradient(k, a, s) for k in (0, 1) for a in (1, 2) for s in (0, 1)]).numpy()
-    correlation = np.corrcoef(rows)
-    np.fill_diagonal(correlation, 0)
-    assert np.abs(correlation).max() < 5 / math.sqrt(500)
-
-
-def test_the_clipped_sum_is_divided_by_the_public_normaliser_and_clip():
-    plan = make_plan(noise_multiplier=1e-6)
-    total = torch.arange(4, dtype=torch.float64)
-    attempt = PrivateAttempt(number=1, key=RunKey.fixed_for_debugging(0), ledger=None)
-    gradient = noised_mean_gradient(
-        total.clone(), plan=plan, attempt=attempt, step=0, collective=SingleProcess()
-    )
-    torch.testing.assert_close(gradient, total / (6.0 * 0.5), rtol=0, atol=1e-5)
-
-
-def test_the_released_sum_lies_on_the_public_grid():
-    plan = make_plan()
-    values = noise_only(2, plan=plan) * plan.expected_batch_size * plan.max_grad_norm / plan.grid
-    assert np.allclose(values, np.round(values), atol=1e-6, rtol=0)
-
-
 def released_gradients(monkeypatch, place, records, **settings) -> list[torch.Tensor]:
     """The gradients that leave the mechanism in a run, and the clipped sums behind them, in turn."""
     seen = []
-    original = private_loop.noised_mean_gradient
+    original = PrivateStep.release
 
-    def spy(local_sum, **kwargs):
+    def spy(step, local_sum, workers):
         before = local_sum.clone()
-        after = original(local_sum, **kwargs)
+        after = original(step, local_sum, workers)
         seen.append((before, after))
         return after
 
-    monkeypatch.setattr(private_loop, "noised_mean_gradient", spy)
-    run_group(place, [records], **settings)
-    monkeypatch.setattr(private_loop, "noised_mean_gradient", original)
+    with monkeypatch.context() as patch:
+        patch.setattr(PrivateStep, "release", spy)
+        run_group(place, [records], **settings)
     return seen
 
 

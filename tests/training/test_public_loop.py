@@ -111,9 +111,7 @@ def test_the_learning_rate_follows_a_half_cosine(folder, monkeypatch):
     factors = []
     state = make_state()
     apply = state.apply
-    monkeypatch.setattr(
-        state, "apply", lambda *, learning_rate_factor: factors.append(learning_rate_factor) or apply()
-    )
+    monkeypatch.setattr(state, "apply", lambda *, learning_rate_factor: factors.append(learning_rate_factor) or apply())
     run(state, folder)
     expected = [0.5 * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS)]
     assert factors == pytest.approx(expected, abs=1e-6)

@@ -128,7 +128,9 @@ def test_a_checkpoint_holds_neither_the_key_nor_anything_of_the_budget(tmp_path,
             assert set(json.loads(data)) == {"step", "sha256", "bytes"}
         else:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            assert header.pop("__metadata__") == {"step": str(int(name[5:13]))}
+            notes = header.pop("__metadata__")
+            assert notes.pop("step") == str(int(name[5:13]))
+            assert set(notes) == {"job", "attempt", "ledger_entry", "not_private"}
             assert {key.split(".")[0] for key in header} == {"model", "average", "adam"}
 
 
@@ -141,9 +143,7 @@ def test_the_last_two_checkpoints_are_kept(folder):
     for seed in range(4):
         step(state, seed)
         folder.save(state)
-    assert folder.store.list_files() == [
-        f"step-0000000{n}.{ext}" for n in (3, 4) for ext in ("json", "safetensors")
-    ]
+    assert folder.store.list_files() == [f"step-0000000{n}.{ext}" for n in (3, 4) for ext in ("json", "safetensors")]
     assert folder.latest() == state.to_bytes()
 
 

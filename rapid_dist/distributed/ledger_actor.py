@@ -1,0 +1,96 @@
+"""The ledger of a run as one actor beside the driver: workers on any node pay there, and it may die and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from rapid_dist import errors
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.ledger import join_ledger
+from rapid_dist.privacy.paid import PaidSteps
+
+
+class _LedgerServer:
+    """Opens the ledger anew in every life; all it knows is in the folder."""
+
+    def __init__(self, store: Store, terms: dict[str, Any]):
+        self._store, self._terms = store, terms
+        self._ledger: Any = None
+
+    def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The answer of a ledger method, or one of our errors as a value, since Ray would wrap it."""
+        try:
+            if self._ledger is None:
+                self._ledger = join_ledger(self._store, **self._terms)
+            return {"value": getattr(self._ledger, method)(*args, **kwargs)}
+        except errors.RapidDistError as error:
+            return {"error": type(error).__name__, "message": str(error)}
+
+
+class LedgerClient:
+    """A ledger that lives in the actor; it pickles, and a call that was cut off is made again under its own name.
+
+    Guarantee: that of Ledger. A call repeated after the actor died carries the same request, so it is
+    answered from what was written and never spends twice.
+    """
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def begin_attempt(self, plan: dict[str, Any], *, job: str, planned: tuple[Charge, ...] = ()) -> int:
+        """As Ledger.begin_attempt."""
+        return self._call("begin_attempt", plan, job=job, planned=planned, request=secrets.token_hex(16))
+
+    def charge(self, charge: Charge, *, attempt: int, first_step: int | None = None) -> PaidSteps:
+        """As Ledger.charge."""
+        return self._call("charge", charge, attempt=attempt, first_step=first_step, request=secrets.token_hex(16))
+
+    def charge_up_to(self, charge_like: Charge, up_to: int, *, attempt: int, first_step: int) -> PaidSteps | None:
+        """As Ledger.charge_up_to."""
+        request = secrets.token_hex(16)
+        return self._call("charge_up_to", charge_like, up_to, attempt=attempt, first_step=first_step, request=request)
+
+    def require_entry(self, digest: str) -> None:
+        """As Ledger.require_entry."""
+        return self._call("require_entry", digest)
+
+    def require_charge(self, charge: Charge, *, job: str) -> None:
+        """As Ledger.require_charge."""
+        return self._call("require_charge", charge, job=job)
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            answer = ray.get(self._actor.call.remote(method, args, kwargs))
+        except RayActorError as error:
+            raise errors.PrivacyError(
+                "the ledger cannot be reached, so no step may be taken; run the same line again to resume"
+            ) from error
+        if "error" in answer:
+            raise errors.error_named(answer["error"], answer["message"])
+        return answer["value"]
+
+
+@contextlib.contextmanager
+def ledger_actor(store: Store, **terms: Any) -> Iterator[LedgerClient]:
+    """The client of an actor on the driver's own node, where a local ledger folder lies; it ends with the scope.
+
+    terms: target_epsilon, target_delta, neighboring_relation and unit of join_ledger.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    server = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_LedgerServer)
+    actor = server.options(scheduling_strategy=here).remote(store, terms)
+    try:
+        yield LedgerClient(actor)
+    finally:
+        if ray.is_initialized():
+            ray.kill(actor)

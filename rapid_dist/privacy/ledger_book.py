@@ -1,0 +1,245 @@
+"""What may be written into the ledger of a dataset, and what its entries come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.errors import BudgetExceededError, PrivacyError
+from rapid_dist.privacy.budget import Budget
+from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.job_ledger import JobLedger
+from rapid_dist.privacy.ledger_chain import Chain
+from rapid_dist.privacy.ledger_entry import Entry
+from rapid_dist.privacy.paid import PaidSteps
+
+DEFAULT_JOB = "run"
+
+
+class Ledger:
+    """The entries of one folder. Made by open_ledger, join_ledger or read_ledger, not directly.
+
+    Guarantee: epsilon is a function of the entries alone; an entry once written is never changed or removed,
+    so spent_epsilon never falls, whatever crashes; nothing written depends on private records.
+    """
+
+    def __init__(self, store: Store, *, is_read_only: bool):
+        self._chain, self._is_read_only = Chain(store), is_read_only
+        self._budgets: dict[tuple[float, float], Budget] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the folder held no entry when it was last looked at."""
+        return not self._chain.entries
+
+    @property
+    def target(self) -> dict[str, Any]:
+        """The dataset's budget: target_epsilon, target_delta, neighboring_relation, unit."""
+        return dict(self._chain.entries[0].body)
+
+    @property
+    def head(self) -> str:
+        """Digest of the last entry, which fixes all entries before it."""
+        return self._chain.entries[-1].digest
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """All charges of all attempts, in the order written, as of the last look at the folder."""
+        return tuple(Charge.from_dict(body["charge"]) for body in self._bodies("charge"))
+
+    @property
+    def attempts(self) -> tuple[dict[str, Any], ...]:
+        """The plans of all attempts; attempt n is at position n - 1."""
+        return tuple(dict(body["plan"]) for body in self._bodies("attempt"))
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """The jobs that used the dataset, in the order they first came."""
+        return tuple(dict.fromkeys(body["job"] for body in self._bodies("attempt")))
+
+    @property
+    def spent_steps(self) -> int:
+        """num_steps of all charges of all attempts together."""
+        return sum(charge.num_steps for charge in self.charges)
+
+    def spent_epsilon(self) -> float:
+        """Epsilon (PLD, at target_delta) of everything in the folder now, other writers' entries included."""
+        self.refresh()
+        return self._dataset_budget.epsilon(self.charges)
+
+    def attempts_of(self, job: str) -> tuple[dict[str, Any], ...]:
+        """The plans of all attempts of a job."""
+        return tuple(dict(body["plan"]) for body in self._bodies("attempt") if body["job"] == job)
+
+    def of_job(self, job: str) -> JobLedger:
+        """What one job did to the dataset, a view of this ledger."""
+        return JobLedger(self, job)
+
+    def require_entry(self, digest: str) -> None:
+        """Raises PrivacyError unless the entry with this digest, seen earlier, is still there."""
+        self._chain.require(digest)
+
+    def begin_attempt(
+        self,
+        plan: Mapping[str, Any],
+        *,
+        job: str = DEFAULT_JOB,
+        planned: Sequence[Charge] = (),
+        request: str | None = None,
+    ) -> int:
+        """Writes down a new attempt of a job and returns its number, counted from 1 and durable on return.
+
+        plan: public settings, ready for JSON; its target_epsilon and target_delta, when given, limit the job
+        within the dataset's budget. planned: what a job that begins means to charge in all. Every restart is a
+        new attempt with fresh inclusion and noise. request: a name of this call, to make it again safely.
+        Raises BudgetExceededError, with nothing written, when the planned charges do not fit; StorageError.
+        """
+
+        def body() -> dict[str, Any]:
+            self.require_room(planned, job=job, plan=plan)
+            return {"attempt": len(self.attempts) + 1, "job": job, "plan": dict(plan)}
+
+        return int(self._append("attempt", body, request).body["attempt"])
+
+    def require_room(self, planned: Sequence[Charge], *, job: str, plan: Mapping[str, Any]) -> None:
+        """Raises BudgetExceededError when a job that has not begun means to charge more than is left.
+
+        A job that has begun may go on with what is left: it stops before the step that would exceed it.
+        """
+        if planned and job not in self.jobs:
+            self._refuse_overspending(tuple(planned), job, plan, what="the plan of this job")
+
+    def require_charge(self, charge: Charge, *, job: str) -> None:
+        """Raises PrivacyError unless the job was charged for this, so that what it released is counted."""
+        self.refresh()
+        if charge not in self.charges_of(job):
+            raise PrivacyError(
+                f"{self._chain.store.uri} holds no charge of job {job!r} for {charge.purpose}, yet its result is there;"
+                " the ledger was lost or swapped: restore it, or use a new folder"
+            )
+
+    def charge(
+        self, charge: Charge, *, attempt: int, first_step: int | None = None, request: str | None = None
+    ) -> PaidSteps:
+        """Spends the charge, durably, and returns the receipt without which the mechanism does not run.
+
+        first_step: the first of the num_steps steps whose noise this pays for, where noise has a step.
+        Guarantee: when an error is raised the charge may count without having been used, never the reverse.
+        Raises BudgetExceededError, with nothing written, when epsilon would exceed the dataset's budget or the
+        job's; PrivacyError for an unknown attempt or for steps of an attempt already charged (their noise may
+        be out); StorageError when it cannot be written.
+        """
+
+        def body() -> dict[str, Any]:
+            self._refuse_used_steps(charge, attempt, first_step)
+            job, plan = self._job_of(attempt)
+            what = f"{charge.num_steps} more steps of {charge.purpose}"
+            self._refuse_overspending((charge,), job, plan, what=what)
+            return {"attempt": attempt, "first_step": first_step, "charge": charge.to_dict()}
+
+        paid = _receipt(self._append("charge", body, request))
+        if (paid.attempt, paid.first_step, paid.charge.purpose) != (attempt, first_step or 0, charge.purpose):
+            raise PrivacyError(f"request {request!r} was answered with {paid}; a new charge needs a new request")
+        return paid
+
+    def charge_up_to(
+        self, charge_like: Charge, up_to: int, *, attempt: int, first_step: int, request: str | None = None
+    ) -> PaidSteps | None:
+        """Spends as many steps as still fit, at most up_to, and returns the receipt; None when not one fits.
+
+        Guarantee: that of charge. Raises what charge raises, but for a budget that is exceeded.
+        """
+        self.refresh()
+        done = self._chain.answer_to(request)
+        if done is not None:
+            return _receipt(done)
+        while True:
+            num_steps = self.affordable_steps(charge_like, up_to, attempt=attempt)
+            if num_steps == 0:
+                return None
+            wanted = replace(charge_like, num_steps=num_steps)
+            try:
+                return self.charge(wanted, attempt=attempt, first_step=first_step, request=request)
+            except BudgetExceededError:  # another job was quicker; what is left is worked out again
+                up_to = num_steps - 1
+
+    def affordable_steps(self, charge_like: Charge, up_to: int, *, attempt: int | None = None) -> int:
+        """The largest n <= up_to such that charging n steps of charge_like still fits; 0 when none does.
+
+        With an attempt the limit of its job holds as well as the dataset's budget.
+        """
+        self.refresh()
+        num_steps = self._dataset_budget.largest_fitting(self.charges, charge_like, up_to)
+        if attempt is None:
+            return num_steps
+        job, plan = self._job_of(attempt)
+        budget = self._job_budget(plan)
+        return num_steps if budget is None else budget.largest_fitting(self.charges_of(job), charge_like, num_steps)
+
+    def refresh(self) -> None:
+        """Reads what was added since. Raises PrivacyError when a known entry is gone or the chain is broken."""
+        self._chain.refresh()
+
+    def _append(self, kind: str, make_body: Callable[[], dict[str, Any]], request: str | None) -> Entry:
+        if self._is_read_only:
+            raise PrivacyError(f"{self._chain.store.uri} was opened with read_ledger; use open_ledger to write")
+        return self._chain.append(kind, make_body, request)
+
+    def _bodies(self, kind: str) -> list[Mapping[str, Any]]:
+        return self._chain.bodies(kind)
+
+    def _job_of(self, attempt: int) -> tuple[str, Mapping[str, Any]]:
+        bodies = self._bodies("attempt")
+        if type(attempt) is not int or not 1 <= attempt <= len(bodies):
+            raise PrivacyError(f"attempt {attempt!r} was never begun; call begin_attempt")
+        return bodies[attempt - 1]["job"], bodies[attempt - 1]["plan"]
+
+    def charges_of(self, job: str) -> tuple[Charge, ...]:
+        """The charges of all attempts of a job."""
+        mine = {body["attempt"] for body in self._bodies("attempt") if body["job"] == job}
+        return tuple(Charge.from_dict(b["charge"]) for b in self._bodies("charge") if b["attempt"] in mine)
+
+    @property
+    def _dataset_budget(self) -> Budget:
+        return self._budget(self.target["target_epsilon"], self.target["target_delta"])
+
+    def _job_budget(self, plan: Mapping[str, Any]) -> Budget | None:
+        if "target_epsilon" not in plan or "target_delta" not in plan:
+            return None
+        return self._budget(plan["target_epsilon"], plan["target_delta"])
+
+    def _budget(self, target_epsilon: float, target_delta: float) -> Budget:
+        return self._budgets.setdefault((target_epsilon, target_delta), Budget(target_epsilon, target_delta))
+
+    def _refuse_overspending(self, more: tuple[Charge, ...], job: str, plan: Mapping[str, Any], *, what: str) -> None:
+        limits = [("the dataset's budget", self._dataset_budget, self.charges)]
+        own = self._job_budget(plan)
+        if own is not None:
+            limits.append(("the target", own, self.charges_of(job)))
+        for name, budget, already in limits:
+            budget.refuse_overspending(already, more, name=name, what=what)
+
+    def _refuse_used_steps(self, charge: Charge, attempt: int, first_step: int | None) -> None:
+        if first_step is None:
+            return
+        for body in self._bodies("charge"):
+            start, used = body["first_step"], body["charge"]
+            if start is None or (body["attempt"], used["purpose"]) != (attempt, charge.purpose):
+                continue
+            if first_step < start + used["num_steps"] and start < first_step + charge.num_steps:
+                raise PrivacyError(
+                    f"step {max(first_step, start)} of attempt {attempt} is already charged for"
+                    f" {charge.purpose}; its noise may not be used twice: begin a new attempt"
+                )
+
+
+def _receipt(entry: Entry) -> PaidSteps:
+    body = entry.body
+    return PaidSteps(
+        attempt=body["attempt"],
+        first_step=body["first_step"] or 0,
+        charge=Charge.from_dict(body["charge"]),
+        entry=entry.digest,
+    )

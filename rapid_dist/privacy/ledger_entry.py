@@ -1,0 +1,102 @@
+"""One file of a ledger: canonical JSON that names the entry before it, and the checks it must pass to stand there."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rapid_dist.errors import PrivacyError, SpecError
+from rapid_dist.privacy.charges import Charge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One file of the ledger, read and checked; digest is the sha256 of all its other fields.
+
+    request: a random name of the call that asked for it, so that a call made again finds what it already wrote.
+    """
+
+    kind: str
+    body: Mapping[str, Any]
+    request: str
+    digest: str
+    data: bytes
+
+
+def make_entry(kind: str, body: Mapping[str, Any], *, before: Sequence[Entry], request: str) -> Entry:
+    """The entry that follows the ones before it. Raises PrivacyError when it may not, SpecError when it is not JSON."""
+    fields = {
+        "index": len(before),
+        "previous_digest": before[-1].digest if before else None,
+        "kind": kind,
+        "body": dict(body),
+        "request": request,
+        # Whole hours: finer times would tell how long steps took, which depends on private batches.
+        "written_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%HZ"),
+    }
+    return parse_entry(_with_digest(fields), before=before, where="the new ledger entry")
+
+
+def parse_entry(data: bytes, *, before: Sequence[Entry], where: str) -> Entry:
+    """Raises PrivacyError unless data is, byte for byte, an entry that may follow the ones before it."""
+    num_attempts = sum(entry.kind == "attempt" for entry in before)
+    previous = before[-1].digest if before else None
+    try:
+        fields = json.loads(data)
+        digest = fields.pop("digest")
+        if _with_digest(fields) != data:
+            raise ValueError("its digest does not match")
+        if (fields["index"], fields["previous_digest"]) != (len(before), previous):
+            raise ValueError("it does not follow the entry before it")
+        kind, body, request = fields["kind"], fields["body"], fields["request"]
+        _BODY_CHECKS[kind](num_attempts, **body)
+        if (kind == "open") != (not before):
+            raise ValueError("exactly the first entry opens a ledger")
+        if not isinstance(request, str) or not request or any(request == entry.request for entry in before):
+            raise ValueError("its request is missing or was answered before")
+    except (ValueError, TypeError, KeyError, AttributeError, SpecError) as error:
+        raise PrivacyError(f"{where} is not valid: {error}") from error
+    return Entry(kind=kind, body=body, request=request, digest=digest, data=data)
+
+
+def _with_digest(fields: Mapping[str, Any]) -> bytes:
+    """Canonical JSON of fields and the sha256 of their canonical JSON."""
+
+    def canonical(values: Mapping[str, Any]) -> bytes:
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    try:
+        digest = hashlib.sha256(canonical(fields)).hexdigest()
+        return canonical({**fields, "digest": digest})
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"a ledger entry must be plain JSON: {error}") from None
+
+
+def _check_open(_: int, *, target_epsilon: float, target_delta: float, neighboring_relation: str, unit: str) -> None:
+    if not (0 < target_epsilon < math.inf and 0 < target_delta < 1):
+        raise ValueError(f"target ({target_epsilon}, {target_delta}); expected epsilon above 0, delta in (0, 1)")
+    if neighboring_relation != "add_or_remove_one" or not unit:
+        raise ValueError(f"got {neighboring_relation!r} of {unit!r}; only add_or_remove_one is accounted for")
+
+
+def _check_attempt(num_attempts: int, *, attempt: int, job: str, plan: dict[str, Any]) -> None:
+    if attempt != num_attempts + 1 or not isinstance(plan, dict):
+        raise ValueError(f"attempt {attempt} after {num_attempts} attempts; expected the next number and a plan")
+    if not isinstance(job, str) or not job:
+        raise ValueError(f"job is {job!r}; expected the name of the job that the attempt belongs to")
+
+
+def _check_charge(num_attempts: int, *, attempt: int, first_step: int | None, charge: dict[str, Any]) -> None:
+    Charge.from_dict(charge)
+    if type(attempt) is not int or not 1 <= attempt <= num_attempts:
+        raise ValueError(f"attempt {attempt} was never begun; call begin_attempt")
+    if first_step is not None and (type(first_step) is not int or first_step < 0):
+        raise ValueError(f"first_step is {first_step!r}; expected a whole number of at least 0, or None")
+
+
+_BODY_CHECKS = {"open": _check_open, "attempt": _check_attempt, "charge": _check_charge}

@@ -1,0 +1,42 @@
+"""What a private checkpoint says of itself, and what must be true before training may go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rapid_dist.errors import PrivacyError
+from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.privacy.statement import not_private_reasons
+from rapid_dist.training.state import checkpoint_notes
+
+
+def checkpoint_stamp(plan: PrivacyPlan, job: str, paid: PaidSteps) -> dict[str, str]:
+    """Texts for the header: the job, the ledger entry that paid for the last steps, what it may not be called.
+
+    The spent epsilon is not among them: only the ledger knows it.
+    """
+    return {
+        "job": job,
+        "ledger_entry": paid.entry,
+        "attempt": str(paid.attempt),
+        "not_private": "; ".join(not_private_reasons(plan)),
+    }
+
+
+def check_stamp(checkpoint: bytes, *, plan: PrivacyPlan, job: str, require_entry: Callable[[str], None]) -> None:
+    """Refuses a checkpoint whose steps this run's ledger does not count.
+
+    require_entry(digest) raises when the ledger lacks that entry.
+    Guarantee: training that goes on from a checkpoint states an epsilon that covers the steps within it.
+    Raises PrivacyError for a checkpoint of another job, of a debugging run, or from behind a cut ledger.
+    """
+    notes = checkpoint_notes(checkpoint)
+    if notes.get("job") != job:
+        raise PrivacyError(
+            f"the checkpoint belongs to job {notes.get('job')!r}, this run is {job!r}; its steps would not be counted:"
+            " use a new folder"
+        )
+    if notes["not_private"] != "; ".join(not_private_reasons(plan)):
+        raise PrivacyError(f"the checkpoint is NOT PRIVATE ({notes['not_private']}); use a new folder")
+    require_entry(notes["ledger_entry"])

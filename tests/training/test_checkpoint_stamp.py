@@ -1,0 +1,62 @@
+"""A private checkpoint is gone on from only by the job that paid for it, with the ledger that counts it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.errors import PrivacyError
+from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.training.checkpoint_stamp import check_stamp
+from rapid_dist.training.state import checkpoint_notes
+from tests.training.helpers import Place, make_plan, make_records, run_group
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    place = Place(tmp_path)
+    run_group(place, [make_records(12)], plan=make_plan(is_private=True))
+    return place
+
+
+def test_a_checkpoint_names_its_job_and_the_entry_that_paid_and_no_epsilon(place):
+    notes = checkpoint_notes(place.checkpoints.latest())
+    assert notes["job"] == "run"
+    assert notes["ledger_entry"] == read_ledger(place.ledger).head
+    assert notes["not_private"] == ""
+    assert "epsilon" not in json.dumps(notes)
+
+
+def check(place, *, plan=None, job="run", store=None):
+    ledger = read_ledger(store or place.ledger)
+    plan = plan or make_plan(is_private=True)
+    check_stamp(place.checkpoints.latest(), plan=plan, job=job, require_entry=ledger.require_entry)
+
+
+def test_its_own_job_may_go_on(place):
+    check(place)
+
+
+def test_another_job_may_not(place):
+    with pytest.raises(PrivacyError, match="would not be counted"):
+        check(place, job="another")
+
+
+def test_a_ledger_cut_back_behind_the_checkpoint_is_refused(place, tmp_path):
+    """A ledger restored from a copy made with an earlier checkpoint knows nothing of the later steps."""
+    restored = Store(tmp_path / "restored")
+    for name in place.ledger.list_files()[:-1]:
+        restored.write_bytes(name, place.ledger.read_bytes(name))
+    with pytest.raises(PrivacyError, match="cut or swapped"):
+        check(place, store=restored)
+
+
+def test_a_debugging_checkpoint_says_so_and_is_not_gone_on_from_privately(tmp_path):
+    place = Place(tmp_path)
+    run_group(place, [make_records(12)], plan=make_plan())
+    assert "fixed debugging key" in checkpoint_notes(place.checkpoints.latest())["not_private"]
+    check(place, plan=make_plan())
+    with pytest.raises(PrivacyError, match="NOT PRIVATE"):
+        check(place)
