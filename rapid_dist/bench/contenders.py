@@ -13,7 +13,8 @@ import numpy as np
 
 from rapid_dist.bench.settings import IndexSettings
 from rapid_dist.retrieval.assignment import cluster_shards, fit_clusters
-from rapid_dist.retrieval.merge import NO_TRAJECTORY, thinned
+from rapid_dist.retrieval.merge import NO_TRAJECTORY
+from rapid_dist.retrieval.recall import thinned
 from rapid_dist.retrieval.routing import Router, fit_shard_centroids
 from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
 from rapid_dist.retrieval.shard import build_shard

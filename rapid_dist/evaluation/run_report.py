@@ -33,7 +33,9 @@ def build_run_report(
         accuracies=measured.accuracies,
         likeness=measured.likeness,
         copy_check=measured.copy_check,
-        denoiser_evaluations=DenoiserEvaluations(per_image=evaluations["per_image"], full_run=evaluations["full_run"]),
+        denoiser_evaluations=DenoiserEvaluations(
+            per_image=evaluations["per_image"], full_run=evaluations["full_run"]
+        ),
         stage_seconds=stage_seconds,
         test_class="private",
         reference_class="private",
