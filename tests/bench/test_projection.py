@@ -10,7 +10,7 @@ SHARD = MeasuredShard(
 )
 
 
-def test_a_milliard_trajectories_by_hand():
+def test_a_billion_trajectories_by_hand():
     p = project(SHARD, num_keys=10**9, num_cores=500, num_probes=4, value_bytes=100)
     assert p.num_shards == 1_000
     assert p.memory_bytes == 1.3e12
