@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rapid_dist.cli_audit import audit
 from rapid_dist.cli_bench import bench
 from rapid_dist.cli_bench_privacy import privacy as bench_privacy
 from rapid_dist.cli_edge import json_option, translated
@@ -23,7 +24,7 @@ def main() -> None:
 
 
 bench.add_command(bench_privacy)
-for _command in (epsilon, calibrate, ledger, metrics, bench):
+for _command in (epsilon, calibrate, ledger, audit, metrics, bench):
     main.add_command(_command)
 
 
