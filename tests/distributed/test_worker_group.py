@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 from ray.train.v2.api.exceptions import ControllerError
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.distributed.worker_group import _interruptible, run_workers
 from rapid_dist.errors import RapidDistError, SpecError
 from rapid_dist.specs import RuntimeSpec
 
@@ -127,3 +128,11 @@ def test_a_group_that_never_fits_a_local_ray_is_refused(ray_cluster):
     for runtime in (RuntimeSpec(num_workers=3), RuntimeSpec(min_workers=3, max_workers=4)):
         with pytest.raises(SpecError, match=r"asks for 3 workers but this Ray has 2 CPUs.*raise runtime.num_cpus"):
             run_workers(add_then_refuse, {}, runtime=runtime, name="waiting")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_from_outside_is_an_interrupt_and_the_handlers_come_back(number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), _interruptible():
+        signal.raise_signal(number)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
