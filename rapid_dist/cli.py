@@ -8,8 +8,11 @@ from typing import Any
 
 import click
 
+from rapid_dist.cli_bench import bench
+from rapid_dist.cli_bench_privacy import privacy as bench_privacy
 from rapid_dist.cli_edge import json_option, translated
 from rapid_dist.cli_ledger import ledger
+from rapid_dist.cli_metrics import metrics, metrics_option
 from rapid_dist.cli_privacy import calibrate, epsilon
 
 
@@ -19,11 +22,13 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
-for _command in (epsilon, calibrate, ledger):
+bench.add_command(bench_privacy)
+for _command in (epsilon, calibrate, ledger, metrics, bench):
     main.add_command(_command)
 
 
 def _spec_options(fn: Callable[..., None]) -> Callable[..., None]:
+    fn = metrics_option(fn)
     fn = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")(fn)
     fn = click.option("--out", required=True, metavar="URI", help="Folder or s3:// prefix of the run.")(fn)
     return click.argument("spec_path", metavar="SPEC", type=click.Path())(fn)
@@ -141,6 +146,7 @@ def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_
 @main.command()
 @click.option("--out", default="rapid-demo", show_default=True, metavar="URI", help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
+@metrics_option
 @json_option
 @translated
 def demo(out: str, overrides: tuple[str, ...], as_json: bool) -> None:

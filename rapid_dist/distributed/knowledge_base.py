@@ -16,6 +16,8 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
 from rapid_dist.distributed.mapping import map_parts
 from rapid_dist.distributed.session import available_cpus
+from rapid_dist.metrics.recorder import current_recorder
+from rapid_dist.metrics.search import MeasuredSearch
 from rapid_dist.specs import RunSpec
 
 MAX_PROTOTYPE_KEYS = 50_000
@@ -190,5 +192,6 @@ def _measure_recall(
     keys = table_arrays(read_file(out, first), where=first.path)["key"][:NUM_RECALL_QUERIES]
     queries = draw_nearby_keys(keys, seed=spec.pretrain.seed)
     count = min(10, facts["num_trajectories"])
-    truth, found = (s.query(queries, num_neighbors=count) for s in (exact, hnsw))
+    truth = exact.query(queries, num_neighbors=count)
+    found = MeasuredSearch(hnsw, current_recorder(), "recall").query(queries, num_neighbors=count)
     return {"recall_at_1": recall_at(found, truth, 1), f"recall_at_{count}": recall_at(found, truth, count)}

@@ -17,8 +17,11 @@ from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
 from rapid_dist.distributed.ledger_actor import ledger_actor
+from rapid_dist.distributed.metrics import relayed_recorder
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import PrivateStepMeter, group_started
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
@@ -66,7 +69,7 @@ def run_train(
     terms = plan.ledger_terms()
     join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=plan.to_plain())
     start_ray()
-    with ledger_actor(ledger, **terms) as client:
+    with ledger_actor(ledger, **terms) as client, relayed_recorder() as recorder:
         answer = run_workers(
             train_worker,
             {
@@ -78,6 +81,7 @@ def run_train(
                 "knowledge_base": knowledge_base,
                 "ledger": client,
                 "out": out,
+                "recorder": recorder,
             },
             runtime=spec.runtime,
             name=TRAIN,
@@ -122,7 +126,13 @@ def _open_attempt(plan: PrivacyPlan, arguments: dict[str, Any], collective: Coll
     )
     key = RunKey.fresh() if fixed is None else RunKey.fixed_for_debugging(fixed)
     key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
-    return PrivateAttempt(number=number, key=key, ledger=client if collective.rank == 0 else None, job=job)
+    return PrivateAttempt(
+        number=number,
+        key=key,
+        ledger=client if collective.rank == 0 else None,
+        job=job,
+        statement_fn=lambda: client.statement_line(plan, job=job),
+    )
 
 
 def _release_votes(
@@ -173,6 +183,8 @@ def _resume(
 def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
     """What every worker of private training does; arguments as run_train makes them."""
     spec, plan, out, device = (arguments[k] for k in ("spec", "plan", "out", "device"))
+    recorder = arguments.get("recorder", Recorder()) if collective.rank == 0 else Recorder()
+    group_started(recorder, TRAIN)
     attempt = _open_attempt(plan, arguments, collective)
     inputs = agree(
         collective,
@@ -205,6 +217,9 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         max_physical_batch_size=spec.runtime.max_physical_batch_size,
         device=device,
         on_step=progress.update if collective.rank == 0 else lambda step: None,
+        meter=PrivateStepMeter(
+            recorder, planned_steps=spec.training.steps, expected_batch_size=plan.expected_batch_size
+        ),
     )
     if collective.rank > 0:
         return {}
