@@ -126,7 +126,13 @@ def _open_attempt(plan: PrivacyPlan, arguments: dict[str, Any], collective: Coll
     )
     key = RunKey.fresh() if fixed is None else RunKey.fixed_for_debugging(fixed)
     key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
-    return PrivateAttempt(number=number, key=key, ledger=client if collective.rank == 0 else None, job=job)
+    return PrivateAttempt(
+        number=number,
+        key=key,
+        ledger=client if collective.rank == 0 else None,
+        job=job,
+        statement_fn=lambda: client.statement_line(plan, job=job),
+    )
 
 
 def _release_votes(

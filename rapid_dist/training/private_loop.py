@@ -37,13 +37,15 @@ class Payer(Protocol):
 class PrivateAttempt:
     """One attempt at private training: its number, its fresh key, and the ledger that pays (rank 0 only).
 
-    job: the name under which the ledger keeps all attempts of this run.
+    job: the name under which the ledger keeps all attempts of this run. statement_fn: what the ledger says now, in
+    one line, for the header of a checkpoint.
     """
 
     number: int
     key: RunKey
     ledger: Payer | None
     job: str = DEFAULT_JOB
+    statement_fn: Callable[[], str] = str
 
 
 def learning_rate_factor(step: int, training: TrainingSpec) -> float:
@@ -125,7 +127,7 @@ def train_privately(
             meter.step_done(state.step)
         if collective.rank == 0:
             with meter.phase("checkpoint"):
-                checkpoints.save(state, checkpoint_stamp(plan, attempt.job, paid))
+                checkpoints.save(state, checkpoint_stamp(plan, attempt.job, paid, attempt.statement_fn()))
     meter.close()
     return True
 

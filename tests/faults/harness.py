@@ -60,10 +60,15 @@ class FaultyRun:
         for name, values in sections.items():
             changed[name] = {**changed.get(name, {}), **values}
         self.spec_path = write_spec(folder / "spec.yaml", tiny_settings(sources, **changed))
-        self.ledger = Store(self.out / layout.PRIVATE_IMAGES / layout.LEDGER)
+        self.images = Store(self.out / layout.PRIVATE_IMAGES)
         self.environment: dict[str, str] = {}
         self._process: subprocess.Popen | None = None
         self._num_starts = 0
+
+    @property
+    def ledger(self) -> Store:
+        """The ledger of the run's private dataset."""
+        return self.images.child(layout.LEDGER)
 
     @property
     def mark(self) -> str:
@@ -124,7 +129,7 @@ class FaultyRun:
             time.sleep(0.05)
 
     def wait_for_charges(self, at_least: int) -> None:
-        """Waits until the ledger holds so many charges, by counting files: reading them is the test's business later."""
+        """Waits until the ledger holds so many charges, by counting files besides its opening and first attempt."""
         self.wait_until(lambda: len(self.ledger.list_files()) >= at_least + 2)
 
     def spent(self) -> float:
@@ -168,7 +173,7 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
     knowledge_base = Store(run.out / layout.KNOWLEDGE_BASE) if spec.schedule.uses_retrieval else None
     inputs = load_private_inputs(
         spec,
-        images=Store(run.out / layout.PRIVATE_IMAGES),
+        images=run.images,
         pretrain=Store(run.out / layout.PRETRAIN),
         knowledge_base=knowledge_base,
         collective=SingleProcess(),
@@ -210,7 +215,7 @@ def _attempts_that_count(run: FaultyRun, plan: PrivacyPlan) -> dict[int, int]:
         if attempt not in began:
             began.add(attempt)
             chosen = {step: a for step, a in chosen.items() if step < first}
-        chosen |= {step: attempt for step in range(first, first + body["charge"]["num_steps"])}
+        chosen |= dict.fromkeys(range(first, first + body["charge"]["num_steps"]), attempt)
     return chosen
 
 
