@@ -8,11 +8,14 @@ from typing import Any
 
 import click
 
+from rapid_dist.cli_audit import audit
 from rapid_dist.cli_bench import bench
 from rapid_dist.cli_bench_kb import kb as bench_kb
+from rapid_dist.cli_bench_privacy import privacy as bench_privacy
 from rapid_dist.cli_edge import json_option, translated
 from rapid_dist.cli_kb import kb
 from rapid_dist.cli_ledger import ledger
+from rapid_dist.cli_metrics import metrics, metrics_option
 from rapid_dist.cli_privacy import calibrate, epsilon
 
 
@@ -23,11 +26,13 @@ def main() -> None:
 
 
 bench.add_command(bench_kb)
-for _command in (epsilon, calibrate, kb, ledger, bench):
+bench.add_command(bench_privacy)
+for _command in (epsilon, calibrate, kb, ledger, audit, metrics, bench):
     main.add_command(_command)
 
 
 def _spec_options(fn: Callable[..., None]) -> Callable[..., None]:
+    fn = metrics_option(fn)
     fn = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")(fn)
     fn = click.option("--out", required=True, metavar="URI", help="Folder or s3:// prefix of the run.")(fn)
     return click.argument("spec_path", metavar="SPEC", type=click.Path())(fn)
@@ -145,6 +150,7 @@ def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_
 @main.command()
 @click.option("--out", default="rapid-demo", show_default=True, metavar="URI", help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
+@metrics_option
 @json_option
 @translated
 def demo(out: str, overrides: tuple[str, ...], as_json: bool) -> None:

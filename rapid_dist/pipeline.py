@@ -12,6 +12,9 @@ from rapid_dist import layout
 from rapid_dist.artifacts.manifest import Manifest, open_artifact, read_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError
+from rapid_dist.metrics import catalog
+from rapid_dist.metrics.ledger_watch import watched_ledger
+from rapid_dist.metrics.recorder import current_recorder
 from rapid_dist.specs import RunSpec, parse_spec
 from rapid_dist.specs.parsing import differing_keys
 from rapid_dist.telemetry import format_seconds, headed, say
@@ -59,12 +62,13 @@ class Run:
 
     def run_stages(self, stages: tuple[str, ...] = STAGES) -> list[StageResult]:
         """Runs the named stages in order within one Ray session; finished ones are skipped and say so."""
+        from rapid_dist.distributed.metrics import run_recorder
         from rapid_dist.distributed.session import ray_session
 
         self.save_spec()
         if "train" in stages and read_manifest(self.store(layout.TRAIN)) is None:
             self._say_cost()
-        with ray_session(self.spec.runtime):
+        with ray_session(self.spec.runtime), run_recorder(self.spec.name):
             return [result for name in stages for result in _STAGES[name](self)]
 
     def _say_cost(self) -> None:
@@ -122,7 +126,8 @@ def _told(name: str, store: Store, results: list[StageResult], *, is_whole: bool
     if not skipped:
         say(headed(name, "begins"))
     started = time.monotonic()
-    yield
+    with _shown(name):
+        yield
     manifest: Manifest = read_manifest(store)
     seconds = manifest.seconds
     if skipped:
@@ -131,6 +136,17 @@ def _told(name: str, store: Store, results: list[StageResult], *, is_whole: bool
         seconds = time.monotonic() - started
         say(headed(name, f"done in {format_seconds(seconds)}: {store.uri}"))
     results.append(StageResult(stage=name, uri=store.uri, seconds=round(manifest.seconds, 1), skipped=skipped))
+
+
+@contextmanager
+def _shown(name: str) -> Iterator[None]:
+    """Shows in the metrics that a stage is at work."""
+    recorder = current_recorder()
+    recorder.set(catalog.STAGE_RUNNING, 1, stage=name)
+    try:
+        yield
+    finally:
+        recorder.set(catalog.STAGE_RUNNING, 0, stage=name)
 
 
 def _ingest(run: Run) -> list[StageResult]:
@@ -189,7 +205,7 @@ def _train(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     store = run.store(layout.TRAIN)
-    with _told("train", store, results):
+    with _told("train", store, results), watched_ledger(run.ledger, current_recorder()):
         run_train(
             run.spec,
             run.private,

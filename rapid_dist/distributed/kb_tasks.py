@@ -246,13 +246,16 @@ def make_recall_measurer(
 ) -> Task:
     """fn(index) asks one shard the recall queries, by its index and exactly. The queries and answers are public."""
     from rapid_dist.artifacts.kb_verify import shard_answers
+    from rapid_dist.metrics.recorder import current_recorder
+    from rapid_dist.metrics.search import MeasuredSearch
 
     space, ef_search = spec.knowledge_base.space, spec.knowledge_base.ef_search
 
     def measure(index: int) -> dict[str, Any]:
         keys = read_table(out, queries)["key"]
         shard = open_shard(out, shards[index], space=space, ef_search=ef_search)
-        found, truth = shard_answers(shard, keys, num_neighbors, space)
+        measured = MeasuredSearch(shard, current_recorder(), "recall")
+        found, truth = shard_answers(measured, keys, num_neighbors, space)
         answers = {}
         for name, part in (("found", found), ("true", truth)):
             answers |= {f"{name}_id": part.trajectory_id, f"{name}_distance": part.distance}

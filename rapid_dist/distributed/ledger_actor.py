@@ -11,7 +11,10 @@ from rapid_dist import errors
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import join_ledger
+from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.privacy.statement import checkpoint_statement_line
 
 
 class _LedgerServer:
@@ -19,14 +22,22 @@ class _LedgerServer:
 
     def __init__(self, store: Store, terms: dict[str, Any]):
         self._store, self._terms = store, terms
-        self._ledger: Any = None
+        self._ledger: Ledger | None = None
+
+    def statement_line(self, plan: PrivacyPlan, job: str) -> str:
+        """The statement of a job as of now, in one line."""
+        return checkpoint_statement_line(plan, self._opened().of_job(job))
+
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = join_ledger(self._store, **self._terms)
+        return self._ledger
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The answer of a ledger method, or one of our errors as a value, since Ray would wrap it."""
         try:
-            if self._ledger is None:
-                self._ledger = join_ledger(self._store, **self._terms)
-            return {"value": getattr(self._ledger, method)(*args, **kwargs)}
+            owner = self if method == "statement_line" else self._opened()
+            return {"value": getattr(owner, method)(*args, **kwargs)}
         except errors.RapidDistError as error:
             return {"error": type(error).__name__, "message": str(error)}
 
@@ -61,6 +72,10 @@ class LedgerClient:
     def require_charge(self, charge: Charge, *, job: str) -> None:
         """As Ledger.require_charge."""
         return self._call("require_charge", charge, job=job)
+
+    def statement_line(self, plan: PrivacyPlan, *, job: str) -> str:
+        """The privacy statement of a job as of now, in one line for a checkpoint's header."""
+        return self._call("statement_line", plan, job)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         import ray

@@ -10,8 +10,11 @@ from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact
 from rapid_dist.artifacts.models import PRETRAIN, build_public_models, save_weights
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.metrics import relayed_recorder
 from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.errors import InputError
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import group_started
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import Progress
 from rapid_dist.training.collective import Collective, agree
@@ -28,12 +31,13 @@ def run_pretrain(spec: RunSpec, images: Store, out: Store) -> Manifest:
     folder = StageFolder(out, stage=PRETRAIN, spec={**sections, "schedule": schedule}, inputs={"public": source.digest})
     if folder.finished is not None:
         return folder.finished
-    answer = run_workers(
-        _train_public_models,
-        {"spec": spec, "images": images, "out": out},
-        runtime=spec.runtime,
-        name=PRETRAIN,
-    )
+    with relayed_recorder() as recorder:
+        answer = run_workers(
+            _train_public_models,
+            {"spec": spec, "images": images, "out": out, "recorder": recorder},
+            runtime=spec.runtime,
+            name=PRETRAIN,
+        )
     return folder.finish(
         privacy_class="public",
         files=[FileEntry(**f) for f in answer["files"]],
@@ -43,6 +47,8 @@ def run_pretrain(spec: RunSpec, images: Store, out: Store) -> Manifest:
 
 def _train_public_models(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
     spec, images, out, device = (arguments[k] for k in ("spec", "images", "out", "device"))
+    recorder = arguments["recorder"] if collective.rank == 0 else Recorder()
+    group_started(recorder, PRETRAIN)
 
     def load():
         manifest = open_artifact(images, stage=INGEST, privacy_classes=("public",))
@@ -69,6 +75,7 @@ def _train_public_models(collective: Collective, arguments: dict[str, Any]) -> d
         checkpoints=lambda phase: CheckpointFolder(out.child(f"checkpoints/{phase}"), keep=1),
         device=device,
         on_step=on_step,
+        recorder=recorder,
     )
     autoencoder, denoiser, extractor = models.autoencoder, models.denoiser, models.extractor
     trainer.train_autoencoder(autoencoder)

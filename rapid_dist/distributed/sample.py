@@ -23,6 +23,9 @@ from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import available_cpus
 from rapid_dist.distributed.train import TRAIN, VOTES, WEIGHTS
 from rapid_dist.errors import ArtifactError
+from rapid_dist.metrics import catalog
+from rapid_dist.metrics.recorder import current_recorder
+from rapid_dist.metrics.search import MeasuredSearch
 from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.sampling.images import evaluations_per_image, sample_private, sample_public_only
 from rapid_dist.sampling.labels import sample_labels
@@ -98,8 +101,8 @@ def _map_batches(make_fn: Callable, arguments: tuple, spec: RunSpec, out: Store,
     return [FileEntry(**r["file"]) for r in results]
 
 
-def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndarray], np.ndarray]):
-    """A part function that draws one batch of sample indices and writes it."""
+def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndarray], np.ndarray], model: str):
+    """A part function that draws one batch of sample indices and writes it. model: private or public, for metrics."""
     sampling = spec.sampling
     labels = sample_labels(sampling.num_samples, spec.data.num_classes, sampling.class_proportions, sampling.seed)
 
@@ -107,6 +110,7 @@ def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndar
         index = np.arange(part * sampling.batch_size, min((part + 1) * sampling.batch_size, sampling.num_samples))
         label = labels[index]
         table = ImageTable(example_id=index, image=draw(index, label), label=label.astype(np.int32))
+        current_recorder().add(catalog.SAMPLES, len(index), model=model)
         return {"file": asdict(write_images(out, f"parts/part-{part:05d}.parquet", table))}
 
     return sample
@@ -148,10 +152,12 @@ def _make_private_sampler(
                 labels=prototype_label_shares(search, base.facts["num_prototypes"], models.num_public_classes),
             )
 
+        search = MeasuredSearch(search, current_recorder(), "sample")
+
     def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
         return sample_private(spec, models, denoiser, search, voted, index, label, device=device)
 
-    return _batch_writer(spec, out, draw)
+    return _batch_writer(spec, out, draw, "private")
 
 
 def _make_public_sampler(spec: RunSpec, pretrain: Store, out: Store) -> Callable[[int], dict[str, Any]]:
@@ -161,4 +167,4 @@ def _make_public_sampler(spec: RunSpec, pretrain: Store, out: Store) -> Callable
     def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
         return sample_public_only(spec, models, index, label, device=device)
 
-    return _batch_writer(spec, out, draw)
+    return _batch_writer(spec, out, draw, "public")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -17,20 +18,22 @@ from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
 from rapid_dist.distributed.ledger_actor import ledger_actor
+from rapid_dist.distributed.metrics import relayed_recorder
 from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
-from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import PrivateStepMeter, group_started
 from rapid_dist.privacy.ledger import join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import count_votes, noise_histogram
 from rapid_dist.privacy.statement import build_statement, not_private_reasons
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import Progress, headed, say
-from rapid_dist.training.checkpoint_stamp import check_stamp
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
 from rapid_dist.training.private_inputs import PrivateInputs, load_private_inputs, start_model
-from rapid_dist.training.private_loop import PrivateAttempt, train_privately
+from rapid_dist.training.private_loop import PrivateAttempt
+from rapid_dist.training.private_run import open_attempt, train_attempt
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
 TRAIN = "train"
@@ -70,7 +73,11 @@ def run_train(
     terms = plan.ledger_terms()
     join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=plan.to_plain())
     start_ray()
-    with ledger_actor(ledger, **terms) as client, served_search(spec.knowledge_base, knowledge_base, base) as search:
+    with (
+        ledger_actor(ledger, **terms) as client,
+        relayed_recorder() as recorder,
+        served_search(spec.knowledge_base, knowledge_base, base) as search,
+    ):
         answer = run_workers(
             train_worker,
             {
@@ -84,6 +91,7 @@ def run_train(
                 "search": search,
                 "ledger": client,
                 "out": out,
+                "recorder": recorder,
             },
             runtime=spec.runtime,
             name=TRAIN,
@@ -120,17 +128,6 @@ def _job_of(out: Store) -> str:
     return json.loads(out.read_bytes(JOB))["job"]
 
 
-def _open_attempt(plan: PrivacyPlan, arguments: dict[str, Any], collective: Collective) -> PrivateAttempt:
-    """A new attempt with a fresh key: rank 0 writes it into the ledger, the key travels in memory only."""
-    client, job, fixed = arguments["ledger"], arguments["job"], arguments["spec"].privacy.debug_fixed_key
-    number = on_rank_zero(
-        collective, lambda: client.begin_attempt(plan.to_plain(), job=job, planned=plan.planned_charges())
-    )
-    key = RunKey.fresh() if fixed is None else RunKey.fixed_for_debugging(fixed)
-    key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
-    return PrivateAttempt(number=number, key=key, ledger=client if collective.rank == 0 else None, job=job)
-
-
 def _release_votes(
     inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
 ) -> np.ndarray | None:
@@ -161,25 +158,20 @@ def _release_votes(
     return table_arrays(out.read_bytes(VOTES), where=f"{out.uri}/{VOTES}")["noisy_votes"]
 
 
-def _resume(
-    state: TrainState, checkpoints: CheckpointFolder, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective
-) -> None:
-    """Goes on from the newest checkpoint, when the ledger counts what is in it."""
-    saved = agree(collective, checkpoints.latest)
-    if saved is None:
-        return
-
-    def check() -> None:
-        check_stamp(saved, plan=plan, job=attempt.job, require_entry=attempt.ledger.require_entry)
-
-    on_rank_zero(collective, check)
-    agree(collective, lambda: state.load_bytes(saved))
-
-
 def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
     """What every worker of private training does; arguments as run_train makes them."""
     spec, plan, out, device = (arguments[k] for k in ("spec", "plan", "out", "device"))
-    attempt = _open_attempt(plan, arguments, collective)
+    client, job = arguments["ledger"], arguments["job"]
+    recorder = arguments.get("recorder", Recorder()) if collective.rank == 0 else Recorder()
+    group_started(recorder, TRAIN)
+    attempt = open_attempt(
+        plan,
+        ledger=client,
+        job=job,
+        debug_fixed_key=spec.privacy.debug_fixed_key,
+        statement_fn=lambda: client.statement_line(plan, job=job),
+        collective=collective,
+    )
     inputs = agree(
         collective,
         lambda: load_private_inputs(
@@ -195,12 +187,13 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     )
     votes = _release_votes(inputs, spec, plan, attempt, collective, out)
     model = start_model(spec, inputs, votes).to(device)
-    state = TrainState(model, learning_rate=spec.training.learning_rate, ema_decay=spec.training.ema_decay)
-    checkpoints = CheckpointFolder(out.child("checkpoints"))
-    _resume(state, checkpoints, plan, attempt, collective)
-    progress = Progress(TRAIN, spec.training.steps, first=state.step, say_fn=arguments["say"])
-    completed = train_privately(
-        state,
+
+    def watch(state: TrainState) -> Callable[[int], None]:
+        progress = Progress(TRAIN, spec.training.steps, first=state.step, say_fn=arguments["say"])
+        return progress.update if collective.rank == 0 else lambda step: None
+
+    state, completed = train_attempt(
+        model,
         inputs.partition,
         plan=plan,
         attempt=attempt,
@@ -209,10 +202,13 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         alphas_cumprod=inputs.models.alphas_cumprod,
         num_conditions=spec.data.num_classes,
         collective=collective,
-        checkpoints=checkpoints,
+        checkpoints=CheckpointFolder(out.child("checkpoints")),
         max_physical_batch_size=spec.runtime.max_physical_batch_size,
         device=device,
-        on_step=progress.update if collective.rank == 0 else lambda step: None,
+        watch=watch,
+        meter=PrivateStepMeter(
+            recorder, planned_steps=spec.training.steps, expected_batch_size=plan.expected_batch_size
+        ),
     )
     if collective.rank > 0:
         return {}

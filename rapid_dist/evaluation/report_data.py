@@ -60,6 +60,7 @@ def build_report(
     not_private_reasons: Sequence[str] = (),
     class_names: Sequence[str] | None = None,
     run_facts: Mapping[str, Any] | None = None,
+    statement: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json: plain JSON types, every key present, null where not measured.
 
@@ -67,7 +68,8 @@ def build_report(
     the images likeness is measured against. A number computed from private images is listed in outside_guarantee
     and makes the report private; so does any not_private_reasons, since then the images themselves are not covered.
     reasons maps a dotted key ("fid", "accuracy.real") to why it is missing. stage_seconds keeps its order.
-    run_facts are strings or numbers shown as they are (run id, date, version).
+    run_facts are strings or numbers shown as they are (run id, date, version). statement is the training's privacy
+    statement (privacy.statement), carried whole and shown in words.
     Raises SpecError for an unknown class or accuracy name.
     """
     _check_names(accuracies, test_class, reference_class)
@@ -78,6 +80,7 @@ def build_report(
         "report_version": REPORT_VERSION,
         "title": title,
         **dataclasses.asdict(promise),
+        "statement": None if statement is None else dict(statement),
         "odds": odds_table(promise.spent_epsilon, promise.delta),
         "num_images": num_images,
         "class_names": list(class_names or ()),

@@ -16,7 +16,7 @@ from rapid_dist.evaluation.report_data import ACCURACY_NAMES, LIKENESS_NAMES
 MAX_PAGE_BYTES = 2_000_000
 REQUIRED_KEYS = frozenset(
     (
-        *("title", "target_epsilon", "spent_epsilon", "delta", "neighboring_relation", "unit", "odds"),
+        *("title", "target_epsilon", "spent_epsilon", "delta", "neighboring_relation", "unit", "statement", "odds"),
         *("num_images", "class_names", "accuracy", "accuracy_detail", *LIKENESS_NAMES, "fid_features"),
         *("copy_check", "denoiser_evaluations_per_image", "stage_seconds", "test_class", "reference_class"),
         *("assumptions", "not_private_reasons", "run_facts", "outside_guarantee", "privacy_class", "not_measured"),
@@ -46,16 +46,20 @@ def render_report(report: Mapping[str, Any], *, grid_png: bytes | None) -> str:
     missing = sorted(REQUIRED_KEYS - set(report))
     if missing:
         raise InputError(f"the report lacks {missing}; make it with build_report")
-    page = _environment().get_template("report.html.j2").render(
-        report=report,
-        words=wording,
-        accuracy_rows=accuracy_rows(report),
-        accuracy_axis=plot_axis([row[k] for row in accuracy_rows(report) for k in ("low", "high")]),
-        accuracy_labels={name: ACCURACY_LABELS[name] for name in ACCURACY_NAMES},
-        per_class=per_class_rows(report),
-        likeness_words=LIKENESS_WORDS,
-        copy_rows=copy_rows(report),
-        grid_uri=None if grid_png is None else "data:image/png;base64," + base64.b64encode(grid_png).decode(),
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            words=wording,
+            accuracy_rows=accuracy_rows(report),
+            accuracy_axis=plot_axis([row[k] for row in accuracy_rows(report) for k in ("low", "high")]),
+            accuracy_labels={name: ACCURACY_LABELS[name] for name in ACCURACY_NAMES},
+            per_class=per_class_rows(report),
+            likeness_words=LIKENESS_WORDS,
+            copy_rows=copy_rows(report),
+            grid_uri=None if grid_png is None else "data:image/png;base64," + base64.b64encode(grid_png).decode(),
+        )
     )
     size = len(page.encode())
     if size > MAX_PAGE_BYTES:

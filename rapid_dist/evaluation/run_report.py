@@ -33,9 +33,7 @@ def build_run_report(
         accuracies=measured.accuracies,
         likeness=measured.likeness,
         copy_check=measured.copy_check,
-        denoiser_evaluations=DenoiserEvaluations(
-            per_image=evaluations["per_image"], full_run=evaluations["full_run"]
-        ),
+        denoiser_evaluations=DenoiserEvaluations(per_image=evaluations["per_image"], full_run=evaluations["full_run"]),
         stage_seconds=stage_seconds,
         test_class="private",
         reference_class="private",
@@ -49,6 +47,6 @@ def build_run_report(
             "query_step": spec.schedule.query_step if spec.schedule.uses_retrieval else "no retrieval",
             "noise multiplier": statement["mechanisms"][-1]["noise_multiplier"],
             "sample rate": statement["mechanisms"][-1]["sample_rate"],
-            "accountant": "PLD " + statement["accountants"]["versions"].get("dp-accounting", ""),
         },
+        statement=statement,
     )

@@ -104,6 +104,52 @@ def promise_sentences(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def statement_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns (label, text) of how the epsilon came about, from the privacy statement; empty without one."""
+    stated = report["statement"]
+    if stated is None or report["not_private_reasons"]:
+        return []
+    unamplified = stated["epsilon_without_amplification"]
+    return [
+        ("Epsilon, assuming Poisson sampling", f"{format_epsilon(stated['epsilon'])}, the number stated"),
+        (
+            "Epsilon without credit for sampling",
+            f"{format_epsilon(unamplified)}, if each record took part once in every 1 / sample rate steps, as known",
+        ),
+        ("Sampling", stated["sampler"]),
+        ("Counted by", _accountant_words(stated["accountants"])),
+        ("Attempts counted", format_number(stated["attempts"])),
+        ("Noise", stated["noise_hardening"]),
+        ("Hardening", stated["hardening_level"].replace("_", " ")),
+        ("Last ledger entry", stated["ledger_head"]),
+    ]
+
+
+def limit_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns the known limits of the guarantee, worst first: severity, limit and handling."""
+    return [] if report["statement"] is None else list(report["statement"]["limits"])
+
+
+def severity_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns (severity, what it means) for the severities that the limits use, worst first."""
+    used = {limit["severity"] for limit in limit_rows(report)}
+    return [(name, text) for name, text in (report["statement"] or {}).get("severities", {}).items() if name in used]
+
+
+def outside_rows(report: Mapping[str, Any]) -> list[str]:
+    """Returns what the statement says was computed outside the guarantee."""
+    return [] if report["statement"] is None else list(report["statement"]["outside_guarantee"])
+
+
+def _accountant_words(accountants: Mapping[str, Any]) -> str:
+    """Returns each accountant's epsilon and the version that computed it; upper bounds, so rounded up."""
+    names = (("pld", "PLD"), ("prv", "PRV"), ("rdp", "RDP"))
+    numbers = [f"{label} {format_epsilon(accountants[name])}" for name, label in names if accountants[name] is not None]
+    missing = [f"{label} not available" for name, label in names if accountants[name] is None]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(accountants["versions"].items()))
+    return f"{', '.join([*numbers, *missing])} ({versions})"
+
+
 def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Returns the four tiles of the summary; each has a label, a value and a reference to read it by."""
     return [_promise_tile(report), _usefulness_tile(report), _copy_tile(report), _images_tile(report)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from rapid_dist.errors import BudgetExceededError
-from rapid_dist.privacy.accounting import epsilon_pld
+from rapid_dist.privacy.accounting import epsilon_pld, is_within
 from rapid_dist.privacy.charges import Charge, merge_charges
 
 _TOLERANCE = 1e-9
@@ -29,7 +29,7 @@ class Budget:
         steps = {(c.mechanism, c.sample_rate, c.noise_multiplier): c.num_steps for c in merge_charges(charges)}
         if all(n <= self._known_to_fit.get(key, 0) for key, n in steps.items()):
             return True
-        if self.epsilon(charges) > self.target_epsilon + _TOLERANCE:
+        if not is_within(charges, self.target_delta, self.target_epsilon + _TOLERANCE):
             return False
         self._known_to_fit = steps
         return True

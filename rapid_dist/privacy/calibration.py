@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, Decimal
 
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.accounting import epsilon_pld, epsilon_rdp
+from rapid_dist.privacy.accounting import ADD_OR_REMOVE_ONE, epsilon_pld, epsilon_rdp
 from rapid_dist.privacy.charges import Charge
 
 _MAX_NOISE_MULTIPLIER = 1e6
@@ -23,6 +24,7 @@ def calibrate_noise_multiplier(
     num_steps: int,
     other_charges: Iterable[Charge] = (),
     tolerance: float = 1e-3,
+    neighboring_relation: str = ADD_OR_REMOVE_ONE,
 ) -> float:
     """The smallest noise multiplier, to a relative tolerance and rounded up to 4 decimals, that fits.
 
@@ -37,7 +39,9 @@ def calibrate_noise_multiplier(
     if not 0 < tolerance < 1:
         raise SpecError(f"tolerance is {tolerance}; expected more than 0 and less than 1")
     others = tuple(other_charges)
-    already = epsilon_pld(others, delta)
+    pld = functools.partial(epsilon_pld, delta=delta, neighboring_relation=neighboring_relation)
+    rdp = functools.partial(epsilon_rdp, delta=delta, neighboring_relation=neighboring_relation)
+    already = pld(others)
     if already >= target_epsilon:
         raise SpecError(
             f"other charges alone cost epsilon {already:.6f} of target_epsilon {target_epsilon} at delta {delta};"
@@ -56,13 +60,13 @@ def calibrate_noise_multiplier(
         return (*others, training)
 
     def fits_by_rdp(noise_multiplier: float) -> bool:
-        return epsilon_rdp(charges_at(noise_multiplier), delta) <= target_epsilon
+        return rdp(charges_at(noise_multiplier)) <= target_epsilon
 
     def fits_coarsely(noise_multiplier: float) -> bool:
-        return epsilon_pld(charges_at(noise_multiplier), delta, coarseness=_COARSENESS) <= target_epsilon
+        return pld(charges_at(noise_multiplier), coarseness=_COARSENESS) <= target_epsilon
 
     def fits(noise_multiplier: float) -> bool:
-        return epsilon_pld(charges_at(_round_up(noise_multiplier)), delta) <= target_epsilon
+        return pld(charges_at(_round_up(noise_multiplier))) <= target_epsilon
 
     guess = _smallest_fitting(fits_by_rdp, guess=1.0, factor=2.0, tolerance=0.05)
     guess = _smallest_fitting(fits_coarsely, guess=guess, factor=1.1, tolerance=tolerance)

@@ -16,11 +16,11 @@ MAX_NUM_STEPS = 10**6  # as far as the accountants were tried; beyond, their tim
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """num_steps uses of one Gaussian mechanism under add-or-remove-one adjacency.
+    """num_steps uses of one Gaussian mechanism; what they cost depends on the neighbouring relation asked for.
 
     mechanism: "poisson_gaussian" (each record joins a step with probability sample_rate, on its own) or
     "gaussian" (every record joins). sample_rate: 1 for gaussian; the default claims no amplification.
-    noise_multiplier: noise stddev over L2 sensitivity.
+    noise_multiplier: noise stddev over the most one record adds to the sum in L2 norm (the clipping norm).
     purpose: what the mechanism computes, e.g. "training"; for people only, it changes no number.
 
     Guarantee: a charge holds public constants only, so it may be written down before the mechanism runs.

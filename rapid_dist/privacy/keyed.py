@@ -14,6 +14,7 @@ from rapid_dist.errors import PrivacyError, SpecError
 _KEY_BYTES = 32
 _BLOCK_BYTES = 64
 _BLOCKS_PER_SUBKEY = 2**32
+_ZEROS = bytes(2**19)
 _PERSONALISATION = b"rapid_dist.keyed"
 
 
@@ -82,11 +83,16 @@ def stream_bytes(key: RunKey, *, role: str, attempt: int, step: int, first_byte:
         subkey = _subkey(key, role, attempt, step, stretch)
         nonce = block.to_bytes(4, "little") + bytes(12)
         encryptor = Cipher(algorithms.ChaCha20(subkey, nonce), mode=None).encryptor()
-        data = encryptor.update(bytes(skip + take))
+        data = encryptor.update(_zeros(skip + take))
         pieces.append(data[skip:] if skip else data)
         first_byte += take
         num_bytes -= take
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _zeros(count: int) -> memoryview | bytes:
+    """What ChaCha20 is added to; the usual lengths share one block of zeros."""
+    return memoryview(_ZEROS)[:count] if count <= len(_ZEROS) else bytes(count)
 
 
 def uniform_uint64(key: RunKey, role: str, attempt: int, step: int, start: int, count: int) -> np.ndarray:

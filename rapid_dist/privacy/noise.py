@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ _WINDOW = 8192
 _HALF = _WINDOW // 2
 _DRAWS = 4
 _WINDOW_BYTES = _HALF * _DRAWS * 2 * 8
+_LEAST_WINDOWS_A_THREAD = 8
+_MOST_GRID_STEPS = 2.0**52  # float64 still tells neighbouring steps apart
 
 
 def draw_gaussian(
@@ -32,6 +35,7 @@ def draw_gaussian(
 
     Each value is the sum of 4 independent Box-Muller draws over 2, which denies an attacker the low bits of
     any one draw (Holohan and Braghin, arXiv 2107.10138). Uniforms have 53 bits; the radius uses (0, 1].
+    The logarithm and tangent are numpy's, whose last bit may differ between kinds of CPU; nothing else does.
     Guarantee: values at different (role, attempt, step, coordinate) are independent for anyone without the
     key; a value depends on that address and stddev alone, so shards of one vector may be drawn apart.
     Raises SpecError when stddev is not a finite number above 0.
@@ -42,46 +46,82 @@ def draw_gaussian(
         raise SpecError(f"got coordinates from {first_coordinate}, {num_coordinates} of them; expected >= 0")
     noise = np.empty(num_coordinates)
     end = first_coordinate + num_coordinates
-    position = first_coordinate
-    while position < end:
-        window, offset = divmod(position, _WINDOW)
-        take = min(_WINDOW - offset, end - position)
-        values = _standard_window(key, role, attempt, step, window)
-        noise[position - first_coordinate :][:take] = values[offset : offset + take]
-        position += take
-    noise *= stddev
+    windows = range(first_coordinate // _WINDOW, -(-end // _WINDOW) if num_coordinates else 0)
+
+    def fill(some: range) -> None:
+        space = _Workspace()
+        for window in some:
+            low, high = max(first_coordinate, window * _WINDOW), min(end, (window + 1) * _WINDOW)
+            target = noise[low - first_coordinate : high - first_coordinate]
+            is_whole = len(target) == _WINDOW
+            values = target if is_whole else space.spare
+            data = stream_bytes(
+                key,
+                role=role,
+                attempt=attempt,
+                step=step,
+                first_byte=window * _WINDOW_BYTES,
+                num_bytes=_WINDOW_BYTES,
+            )
+            _gaussian_window(data, stddev, space, out=values)
+            if not is_whole:
+                target[:] = values[low - window * _WINDOW :][: len(target)]
+
+    # Each window is one thread's own work, so the number of threads changes no value.
+    num_threads = min(torch.get_num_threads(), len(windows) // _LEAST_WINDOWS_A_THREAD)
+    if num_threads <= 1:
+        fill(windows)
+    else:
+        with ThreadPoolExecutor(num_threads) as pool:
+            list(pool.map(fill, (windows[i::num_threads] for i in range(num_threads))))
     return torch.from_numpy(noise)
 
 
-def _standard_window(key: RunKey, role: str, attempt: int, step: int, window: int) -> np.ndarray:
-    """One window of standard normals, (8192,) float64, by numpy on one thread.
+class _Workspace:
+    """Arrays one thread reuses from window to window, since fresh ones cost more than the arithmetic in them."""
+
+    def __init__(self) -> None:
+        self.bits = np.empty((_DRAWS, _HALF), dtype=np.int64)
+        self.radius, self.tangent, self.squared, self.other = np.empty((4, _DRAWS, _HALF))
+        self.spare = np.empty(_WINDOW)
+
+
+def _gaussian_window(data: bytes, stddev: float, space: _Workspace, *, out: np.ndarray) -> None:
+    """Turns the bytes of one window into normals of this stddev, out (8192,) float64, on one thread.
 
     Box-Muller: with r = sqrt(-2 ln u), (r cos a, r sin a) are two independent normals. The cosines make the
     first half of the window and the sines the second, so the four draws inside a value share nothing. Both
     come from t = tan(a / 2), one call: cos a = (1 - t^2) / (1 + t^2), sin a = 2 t / (1 + t^2).
     """
-    data = stream_bytes(
-        key,
-        role=role,
-        attempt=attempt,
-        step=step,
-        first_byte=window * _WINDOW_BYTES,
-        num_bytes=_WINDOW_BYTES,
-    )
     words = np.frombuffer(data, dtype="<u8").reshape(2, _DRAWS, _HALF)
-    top_53_bits = (words >> np.uint64(11)).astype(np.float64)
-    uniform = (top_53_bits[0] + 1.0) * 2.0**-53  # in (0, 1]: never log(0)
-    tangent = np.tan((top_53_bits[1] - 2.0**52) * (math.pi * 2.0**-53))  # a / 2 in [-pi / 2, pi / 2)
-    squared = tangent * tangent
-    scaled_radius = np.sqrt(-2.0 * np.log(uniform)) / (1.0 + squared)
-    cosines = _sum_of_draws(scaled_radius * (1.0 - squared))
-    sines = _sum_of_draws(scaled_radius * tangent) * 2.0
-    return np.concatenate([cosines, sines]) / math.sqrt(_DRAWS)
+    radius, tangent, squared, other = space.radius, space.tangent, space.squared, space.other
+    np.right_shift(words[0], np.uint64(11), out=space.bits.view(np.uint64))
+    np.copyto(radius, space.bits)
+    radius += 1.0
+    radius *= 2.0**-53  # u in (0, 1]: never log(0)
+    np.log(radius, out=radius)
+    radius *= -2.0
+    np.sqrt(radius, out=radius)
+    np.right_shift(words[1].view(np.int64), 11, out=space.bits)  # keeps the sign: 53 bits in [-2^52, 2^52)
+    np.copyto(tangent, space.bits)
+    tangent *= math.pi * 2.0**-53  # a / 2 in [-pi / 2, pi / 2)
+    np.tan(tangent, out=tangent)
+    np.multiply(tangent, tangent, out=squared)
+    np.add(squared, 1.0, out=other)
+    radius /= other
+    np.subtract(1.0, squared, out=other)
+    other *= radius
+    tangent *= radius
+    _sum_of_draws(other, stddev / math.sqrt(_DRAWS), out=out[:_HALF])
+    _sum_of_draws(tangent, stddev / math.sqrt(_DRAWS) * 2.0, out=out[_HALF:])
 
 
-def _sum_of_draws(draws: np.ndarray) -> np.ndarray:
-    """Sums (4, n) over draws, in a fixed order."""
-    return (draws[0] + draws[1]) + (draws[2] + draws[3])
+def _sum_of_draws(draws: np.ndarray, factor: float, *, out: np.ndarray) -> None:
+    """factor times the sum of (4, n) over draws, in a fixed order; draws are overwritten."""
+    np.add(draws[0], draws[1], out=out)
+    draws[2] += draws[3]
+    out += draws[2]
+    out *= factor
 
 
 def grid_for(max_grad_norm: float) -> float:
@@ -95,9 +135,11 @@ def grid_for(max_grad_norm: float) -> float:
 def add_noise_on_grid(total: torch.Tensor | np.ndarray, noise: torch.Tensor | np.ndarray, grid: float) -> torch.Tensor:
     """total + noise in float64, rounded to a multiple of grid; both of any one shape; a new CPU tensor.
 
-    Guarantee: what leaves lies on a grid that does not depend on the data, so the low bits of a float, which
-    could tell which total a noise value was added to, are gone (Mironov 2012). Rounding the noisy value is
-    post-processing and costs nothing; rounding the noise before adding it would not be.
+    Guarantee: what leaves is a rounding of the exact total + noise: IEEE addition rounds it, the grid rounds it
+    again, and neither rounding depends on the data. So this is post-processing, and the low bits of a float, which
+    could tell which total a noise value was added to, are gone (Mironov 2012; Jin et al., arXiv 2112.05307).
+    Rounding the noise before adding it would not be. What remains is that the noise itself is made of float64
+    values, 2^30 or more in a cell of the grid: severity Theoretical.
     Raises PrivacyError when the total is not finite: one record would then be visible through any noise.
     """
     total = torch.as_tensor(total, dtype=torch.float64)
@@ -107,7 +149,12 @@ def add_noise_on_grid(total: torch.Tensor | np.ndarray, noise: torch.Tensor | np
     mantissa, _ = math.frexp(grid) if math.isfinite(grid) else (0.0, 0)
     if mantissa != 0.5:
         raise SpecError(f"grid is {grid!r}; expected a power of two from grid_for")
-    noisy = total + noise
-    if not torch.isfinite(noisy).all():
-        raise PrivacyError("the clipped sum is not finite; clipping must turn such gradients into zeros")
-    return noisy.div_(grid).round_().mul_(grid)
+    noisy = (total + noise).mul_(1.0 / grid)  # exact: a power of two
+    if noisy.numel():
+        low, high = torch.aminmax(noisy)  # NaN if there is one
+        if not max(-low.item(), high.item()) < _MOST_GRID_STEPS:
+            raise PrivacyError(
+                f"the clipped sum is not finite, or more than {_MOST_GRID_STEPS:g} grid steps from 0;"
+                " clipping must turn non-finite gradients into zeros and bound the others"
+            )
+    return noisy.round_().mul_(grid)

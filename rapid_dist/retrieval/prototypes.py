@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
-from threadpoolctl import threadpool_limits
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.retrieval.exact import prepare_vectors, search_exact
@@ -28,6 +26,10 @@ def fit_prototypes(keys: np.ndarray, *, num_prototypes: int, seed: int) -> np.nd
     distinct, counts = np.unique(keys + np.float32(0), axis=0, return_counts=True)
     if len(distinct) <= num_prototypes:
         return distinct
+    # Here, because whoever only searches a base needs neither.
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
     kmeans = MiniBatchKMeans(num_prototypes, random_state=seed, n_init=3, batch_size=1024)
     # Batches this small gain nothing from threads, and threads that wait for each other on shared cores cost much.
     with threadpool_limits(1):

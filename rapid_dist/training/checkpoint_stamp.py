@@ -11,16 +11,18 @@ from rapid_dist.privacy.statement import not_private_reasons
 from rapid_dist.training.state import checkpoint_notes
 
 
-def checkpoint_stamp(plan: PrivacyPlan, job: str, paid: PaidSteps) -> dict[str, str]:
+def checkpoint_stamp(plan: PrivacyPlan, job: str, paid: PaidSteps, statement: str = "") -> dict[str, str]:
     """Texts for the header: the job, the ledger entry that paid for the last steps, what it may not be called.
 
-    The spent epsilon is not among them: only the ledger knows it.
+    statement: the privacy statement in one line, for whoever gets the file alone. Training never reads it back:
+    what was spent is the ledger's to say.
     """
     return {
         "job": job,
         "ledger_entry": paid.entry,
         "attempt": str(paid.attempt),
         "not_private": "; ".join(not_private_reasons(plan)),
+        "statement": statement,
     }
 
 

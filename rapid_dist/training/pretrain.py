@@ -12,6 +12,8 @@ from rapid_dist.diffusion.autoencoder import to_unit_range
 from rapid_dist.diffusion.denoisers import one_hot_condition
 from rapid_dist.diffusion.forward import add_noise, estimate_x0
 from rapid_dist.diffusion.losses import loss_per_example
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import StepMeter
 from rapid_dist.retrieval.extractor import Extractor, contrastive_loss
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
@@ -43,9 +45,11 @@ class PublicTrainer:
         checkpoints: Callable[[str], CheckpointFolder],
         device: str = "cpu",
         on_step: OnStep = lambda phase, step, steps: None,
+        recorder: Recorder | None = None,
     ):
         self.spec, self.partition, self.collective = spec, partition, collective
         self.checkpoints, self.device, self.on_step = checkpoints, device, on_step
+        self.recorder = recorder or Recorder()
 
     def _generator(self, phase: str, step: int) -> torch.Generator:
         return make_generator(self.spec.pretrain.seed, phase, step, self.collective.rank)
@@ -62,8 +66,10 @@ class PublicTrainer:
     def _noise_like(self, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(tensor.shape, generator=generator).to(self.device)
 
-    def _run(self, phase: str, model, loss_fn, *, steps: int, learning_rate: float, ema_decay: float) -> TrainState:
-        state = TrainState(model, learning_rate=learning_rate, ema_decay=ema_decay)
+    def _run(self, phase: str, model, loss_fn, section, *, ema_decay: float) -> TrainState:
+        """section: of the spec, with steps, learning_rate and batch_size."""
+        steps = section.steps
+        state = TrainState(model, learning_rate=section.learning_rate, ema_decay=ema_decay)
         train_publicly(
             state,
             loss_fn,
@@ -71,6 +77,7 @@ class PublicTrainer:
             collective=self.collective,
             checkpoints=self.checkpoints(phase),
             on_step=lambda step: self.on_step(phase, step, steps),
+            meter=StepMeter(self.recorder, loop=phase, planned_steps=steps, expected_batch_size=section.batch_size),
         )
         model.load_state_dict(state.averaged_weights())
         return state
@@ -87,14 +94,7 @@ class PublicTrainer:
             noise = self._noise_like(torch.empty(len(image), section.latent_dim), generator)
             return autoencoder.reconstruction_loss(image, noise)
 
-        self._run(
-            "autoencoder",
-            autoencoder,
-            loss,
-            steps=section.steps,
-            learning_rate=section.learning_rate,
-            ema_decay=self.spec.pretrain.ema_decay,
-        )
+        self._run("autoencoder", autoencoder, loss, section, ema_decay=self.spec.pretrain.ema_decay)
         self._set_latent_statistics(autoencoder)
 
     @torch.no_grad()
@@ -125,14 +125,7 @@ class PublicTrainer:
             x_t = add_noise(latent, timestep, noise, alphas_cumprod)
             return loss_per_example(denoiser(x_t, timestep, one_hot_condition(label, num_conditions)), noise).mean()
 
-        self._run(
-            "denoiser",
-            denoiser,
-            loss,
-            steps=section.steps,
-            learning_rate=section.learning_rate,
-            ema_decay=section.ema_decay,
-        )
+        self._run("denoiser", denoiser, loss, section, ema_decay=section.ema_decay)
 
     def train_extractor(
         self, extractor: Extractor, denoiser, autoencoder, alphas_cumprod: torch.Tensor, num_conditions: int
@@ -155,14 +148,7 @@ class PublicTrainer:
             first, second = (extractor.projected(estimate(view, generator)) for view in views)
             return contrastive_loss(first, second, section.temperature)
 
-        self._run(
-            "extractor",
-            extractor,
-            loss,
-            steps=section.steps,
-            learning_rate=section.learning_rate,
-            ema_decay=self.spec.pretrain.ema_decay,
-        )
+        self._run("extractor", extractor, loss, section, ema_decay=self.spec.pretrain.ema_decay)
 
 
 def partition_from_arrays(image: np.ndarray, label: np.ndarray) -> PublicPartition:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import PrivateStepMeter, TimedCollective
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger_book import DEFAULT_JOB
@@ -35,13 +37,15 @@ class Payer(Protocol):
 class PrivateAttempt:
     """One attempt at private training: its number, its fresh key, and the ledger that pays (rank 0 only).
 
-    job: the name under which the ledger keeps all attempts of this run.
+    job: the name under which the ledger keeps all attempts of this run. statement_fn: what the ledger says now, in
+    one line, for the header of a checkpoint.
     """
 
     number: int
     key: RunKey
     ledger: Payer | None
     job: str = DEFAULT_JOB
+    statement_fn: Callable[[], str] = str
 
 
 def learning_rate_factor(step: int, training: TrainingSpec) -> float:
@@ -79,6 +83,7 @@ def train_privately(
     max_physical_batch_size: int,
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
+    meter: PrivateStepMeter | None = None,
 ) -> bool:
     """Runs from state.step to training.steps; returns False when the budget ran out before the last step.
 
@@ -89,27 +94,41 @@ def train_privately(
     """
     parameters = list(state.model.parameters())
     plan.require_key(attempt.key)
+    meter = meter or PrivateStepMeter(Recorder(), planned_steps=training.steps, expected_batch_size=0)
+    meter.begin(state.step)
     while state.step < training.steps:
-        paid = _pay_for_block(attempt, plan, training, state.step, collective)
+        with meter.ledger_write():
+            paid = _pay_for_block(attempt, plan, training, state.step, collective)
         if paid is None:
+            meter.close()
             return False
         for private_step in plan.private_steps(attempt.key, paid):
-            batch = make_private_batch(
-                partition,
-                private_step.included(partition.example_id),
-                step=private_step.number,
-                training=training,
-                schedule=schedule,
-                alphas_cumprod=alphas_cumprod,
-                num_conditions=num_conditions,
-                device=device,
-            )
-            local_sum = private_step.clipped_sum(state.model, batch, max_physical_batch_size=max_physical_batch_size)
-            _set_gradients(parameters, private_step.release(local_sum, collective))
-            state.apply(learning_rate_factor=learning_rate_factor(private_step.number, training))
+            with meter.phase("data"):
+                batch = make_private_batch(
+                    partition,
+                    private_step.included(partition.example_id),
+                    step=private_step.number,
+                    training=training,
+                    schedule=schedule,
+                    alphas_cumprod=alphas_cumprod,
+                    num_conditions=num_conditions,
+                    device=device,
+                )
+            with meter.phase("gradient"):
+                local_sum = private_step.clipped_sum(
+                    state.model, batch, max_physical_batch_size=max_physical_batch_size
+                )
+            with meter.phase("noise"):
+                released = private_step.release(local_sum, TimedCollective(collective, meter))
+            with meter.phase("update"):
+                _set_gradients(parameters, released)
+                state.apply(learning_rate_factor=learning_rate_factor(private_step.number, training))
             on_step(state.step)
+            meter.step_done(state.step)
         if collective.rank == 0:
-            checkpoints.save(state, checkpoint_stamp(plan, attempt.job, paid))
+            with meter.phase("checkpoint"):
+                checkpoints.save(state, checkpoint_stamp(plan, attempt.job, paid, attempt.statement_fn()))
+    meter.close()
     return True
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from rapid_dist.metrics.steps import StepMeter, silent_meter
 from rapid_dist.training.collective import Collective
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
@@ -19,6 +20,7 @@ def train_publicly(
     checkpoints: CheckpointFolder,
     checkpoint_every: int = 500,
     on_step: Callable[[int], None] = lambda step: None,
+    meter: StepMeter | None = None,
 ) -> None:
     """Runs from state.step to steps; loss_fn(step) is this worker's mean loss at that step.
 
@@ -27,18 +29,26 @@ def train_publicly(
     saved = checkpoints.latest()
     if saved is not None:
         state.load_bytes(saved)
+    meter = meter or silent_meter()
+    meter.begin(state.step)
     parameters = list(state.model.parameters())
     while state.step < steps:
-        loss = loss_fn(state.step)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-        flat = collective.sum(torch.cat([g.reshape(-1) for g in parts])) / collective.world_size
-        start = 0
-        for p in parameters:
-            p.grad = flat[start : start + p.numel()].reshape(p.shape)
-            start += p.numel()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        state.apply(learning_rate_factor=0.5 * (1 + torch.cos(torch.tensor(torch.pi * state.step / steps)).item()))
+        with meter.phase("gradient"):
+            loss = loss_fn(state.step)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+        with meter.phase("all_reduce"):
+            flat = collective.sum(torch.cat([g.reshape(-1) for g in parts])) / collective.world_size
+        with meter.phase("update"):
+            start = 0
+            for p in parameters:
+                p.grad = flat[start : start + p.numel()].reshape(p.shape)
+                start += p.numel()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            state.apply(learning_rate_factor=0.5 * (1 + torch.cos(torch.tensor(torch.pi * state.step / steps)).item()))
         on_step(state.step)
         if collective.rank == 0 and (state.step % checkpoint_every == 0 or state.step == steps):
-            checkpoints.save(state)
+            with meter.phase("checkpoint"):
+                checkpoints.save(state)
+        meter.step_done(state.step)
+    meter.close()

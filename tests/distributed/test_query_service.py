@@ -49,19 +49,24 @@ def same(a, b):
     return np.array_equal(a.trajectory_id, b.trajectory_id) and a.distance.tobytes() == b.distance.tobytes()
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "exact"}, {"num_probes": 1}, {"num_probes": 2}], ids=str)
-def test_queries_have_the_answers_of_a_search_in_this_process(ray_cluster, base, queries, changes):
-    spec = replace(SPEC, **changes)
-    search = open_knowledge_base(spec, *base)
+def test_queries_have_the_answers_of_a_search_in_this_process(service, base, queries):
+    search = open_knowledge_base(SPEC, *base)
     allowed = [{int(i) % NUM_LABELS, 3} for i in range(len(queries))]
-    with open_service(spec, *base, num_replicas=2 if changes else 1) as service:
-        assert same(service.query(queries, num_neighbors=4), search.query(queries, num_neighbors=4))
-        within = {"num_neighbors": 3, "column": "label", "allowed": allowed}
-        assert same(service.query_within(queries, **within), search.query_within(queries, **within))
-        one_each = {"num_neighbors": 3, "column": "prototype", "allowed": np.arange(len(queries)) % 5}
-        assert same(service.query_within(queries, **one_each), search.query_within(queries, **one_each))
-        nothing = service.query(queries[:0], num_neighbors=2)
-        assert nothing.trajectory_id.shape == (0, 2)
+    assert same(service.query(queries, num_neighbors=4), search.query(queries, num_neighbors=4))
+    within = {"num_neighbors": 3, "column": "label", "allowed": allowed}
+    assert same(service.query_within(queries, **within), search.query_within(queries, **within))
+    one_each = {"num_neighbors": 3, "column": "prototype", "allowed": np.arange(len(queries)) % 5}
+    assert same(service.query_within(queries, **one_each), search.query_within(queries, **one_each))
+    assert service.query(queries[:0], num_neighbors=2).trajectory_id.shape == (0, 2)
+
+
+def test_routed_exact_queries_to_replicas_have_the_answers_of_a_search_in_this_process(ray_cluster, base, queries):
+    spec = replace(SPEC, method="exact", num_probes=2)
+    with open_service(spec, *base, num_replicas=2) as service:
+        routed = service.query(queries, num_neighbors=4)
+    assert same(routed, open_knowledge_base(spec, *base).query(queries, num_neighbors=4))
+    full = open_knowledge_base(replace(spec, num_probes=None), *base).query(queries, num_neighbors=4)
+    assert not same(routed, full)
 
 
 def test_look_ups_are_those_of_a_search_in_this_process(service, base, queries):

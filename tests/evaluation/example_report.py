@@ -9,6 +9,7 @@ from rapid_dist.evaluation.copies import CopyCheckResult
 from rapid_dist.evaluation.intervals import wilson_interval
 from rapid_dist.evaluation.likeness import LikenessResult
 from rapid_dist.evaluation.report_data import DenoiserEvaluations, Promise, build_report
+from rapid_dist.privacy.limits import SEVERITIES, known_limits
 
 
 def make_accuracy(accuracy: float, num_examples: int = 10_000) -> AccuracyResult:
@@ -42,6 +43,21 @@ COPY_CHECK = CopyCheckResult(
     num_references=5_000,
 )
 
+STATEMENT = {
+    "statement_version": 1,
+    "epsilon": 0.9934,
+    "epsilon_without_amplification": 3.2109,
+    "sampler": "Poisson, keyed by record",
+    "attempts": 2,
+    "accountants": {"pld": 0.9934, "prv": 1.0034, "rdp": 1.0851, "versions": {"dp-accounting": "0.6.0"}},
+    "noise_hardening": "rounded to a grid after adding",
+    "hardening_level": "floating_point_hardened",
+    "severities": dict(SEVERITIES),
+    "limits": known_limits(max_grad_norm=1.0, is_private=True),
+    "outside_guarantee": ["how long steps took"],
+    "ledger_head": "cd" * 32,
+}
+
 
 def make_inputs(**changes: Any) -> dict[str, Any]:
     inputs = {
@@ -68,6 +84,7 @@ def make_inputs(**changes: Any) -> dict[str, Any]:
         "reference_class": "private",
         "assumptions": ["The number of images is treated as public.", "Class counts are treated as public."],
         "class_names": [f"digit {k}" for k in range(10)],
+        "statement": STATEMENT,
         "run_facts": {"run": "run-0001", "date (UTC)": "2026-01-02", "version": "0.1.0"},
     }
     return {**inputs, **changes}

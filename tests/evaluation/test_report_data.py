@@ -8,13 +8,13 @@ import pytest
 from rapid_dist.errors import SpecError
 from rapid_dist.evaluation.report_data import REASON_NOT_ASKED, REASON_WITHHELD, without_private_values
 
-from .example_report import LIKENESS, make_accuracy, make_report
+from .example_report import LIKENESS, STATEMENT, make_accuracy, make_report
 
 PROMISED_KEYS = {
     *("target_epsilon", "spent_epsilon", "delta", "neighboring_relation", "unit", "accuracy", "accuracy_detail"),
     *("fid", "fid_features", "precision", "recall", "density", "coverage", "copy_check"),
     *("denoiser_evaluations_per_image", "stage_seconds", "outside_guarantee", "assumptions", "not_measured"),
-    "privacy_class",
+    *("privacy_class", "statement"),
 }
 NOTHING = {
     "accuracies": {},
@@ -23,6 +23,7 @@ NOTHING = {
     "denoiser_evaluations": None,
     "stage_seconds": None,
     "num_images": None,
+    "statement": None,
 }
 
 
@@ -38,6 +39,11 @@ def test_plain_accuracies_stand_beside_their_detail():
     assert report["accuracy"] == {"synthetic": 0.943, "public_only": 0.612, "real": 0.993}
     assert report["accuracy_detail"]["synthetic"]["interval_low"] < 0.943
     assert len(report["accuracy_detail"]["real"]["per_class"]) == 10
+
+
+def test_the_statement_is_carried_whole_also_in_the_copy_to_share():
+    report = make_report()
+    assert report["statement"] == STATEMENT == without_private_values(report)["statement"]
 
 
 def test_missing_values_are_null_with_a_reason():
@@ -67,9 +73,7 @@ def test_public_references_leave_only_what_was_trained_on_private_images():
     report = make_report(test_class="public", reference_class="public", copy_check=None)
     assert report["outside_guarantee"] == ["accuracy.real"]
     without_real = {"synthetic": make_accuracy(0.9)}
-    report = make_report(
-        test_class="public", reference_class="public", copy_check=None, accuracies=without_real
-    )
+    report = make_report(test_class="public", reference_class="public", copy_check=None, accuracies=without_real)
     assert (report["outside_guarantee"], report["privacy_class"]) == ([], "dp")
 
 

@@ -10,7 +10,7 @@ from rapid_dist.errors import InputError
 from rapid_dist.evaluation.report_data import without_private_values
 from rapid_dist.evaluation.report_page import plot_axis, render_report
 
-from .example_report import make_report
+from .example_report import STATEMENT, make_report
 
 NOTHING = {
     "accuracies": {},
@@ -179,3 +179,12 @@ def test_incomplete_reports_and_huge_grids_are_refused():
         render_report({"title": "x"}, grid_png=None)
     with pytest.raises(InputError, match="smaller image grid"):
         render_report(make_report(), grid_png=bytes(2_000_000))
+
+
+def test_the_page_shows_the_statement_its_limits_and_what_it_leaves_out():
+    page = render_report(make_report(), grid_png=None)
+    for text in ("Epsilon without credit for sampling", "Known limits of the guarantee", "Theoretical", "Negligible"):
+        assert text in page
+    assert STATEMENT["ledger_head"] in page
+    assert "how long steps took" in page
+    assert "Known limits" not in render_report(make_report(statement=None), grid_png=None)

@@ -6,7 +6,7 @@ from rapid_dist.evaluation import wording
 from rapid_dist.evaluation.odds import odds_table
 from rapid_dist.evaluation.report_data import without_private_values
 
-from .example_report import make_report
+from .example_report import STATEMENT, make_report
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,30 @@ def test_tiles_of_the_shared_page_at_epsilon_ten():
 def test_a_missing_value_says_why():
     report = make_report(copy_check=None, reasons={"copy_check": "no held-out images"})
     assert wording.why_missing(report, "copy_check") == "Not measured: no held-out images"
+
+
+def test_the_statement_gives_both_epsilons_the_accountants_and_the_hardening():
+    rows = dict(wording.statement_rows(make_report()))
+    assert rows["Epsilon, assuming Poisson sampling"].startswith("1.00,")
+    assert rows["Epsilon without credit for sampling"].startswith("3.22,")
+    assert rows["Counted by"] == "PLD 1.00, PRV 1.01, RDP 1.09 (dp-accounting 0.6.0)"
+    assert rows["Hardening"] == "floating point hardened"
+    assert rows["Last ledger entry"] == STATEMENT["ledger_head"]
+
+
+def test_an_accountant_that_gave_nothing_is_said_to_be_missing():
+    accountants = {**STATEMENT["accountants"], "prv": None}
+    rows = dict(wording.statement_rows(make_report(statement={**STATEMENT, "accountants": accountants})))
+    assert rows["Counted by"] == "PLD 1.00, RDP 1.09, PRV not available (dp-accounting 0.6.0)"
+
+
+def test_only_severities_in_use_are_explained():
+    report = make_report()
+    assert [name for name, _ in wording.severity_rows(report)] == ["Theoretical", "Negligible"]
+    assert {row["severity"] for row in wording.limit_rows(report)} == {"Theoretical", "Negligible"}
+
+
+def test_without_a_statement_or_a_guarantee_no_statement_is_shown():
+    assert wording.statement_rows(make_report(statement=None)) == []
+    assert wording.limit_rows(make_report(statement=None)) == wording.outside_rows(make_report(statement=None)) == []
+    assert wording.statement_rows(make_report(not_private_reasons=["fixed key"])) == []

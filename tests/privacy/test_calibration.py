@@ -61,6 +61,20 @@ def test_other_charges_need_more_noise():
     assert beside > alone
 
 
+def test_replacing_a_record_needs_more_noise_and_fits_too():
+    values = {"target_epsilon": 2.0, "delta": DELTA, "sample_rate": 0.05, "num_steps": 100}
+    noise_multiplier = calibrate_noise_multiplier(**values, neighboring_relation="replace_one")
+    assert noise_multiplier > calibrate_noise_multiplier(**values)
+    charge = Charge(
+        mechanism="poisson_gaussian",
+        noise_multiplier=noise_multiplier,
+        sample_rate=0.05,
+        num_steps=100,
+        purpose="training",
+    )
+    assert 1.98 < epsilon_pld([charge], DELTA, neighboring_relation="replace_one") <= 2.0
+
+
 def test_other_charges_over_the_target_are_refused_with_numbers():
     with pytest.raises(SpecError, match=r"0\.16\d+.*0\.1 at delta"):
         calibrate_noise_multiplier(

@@ -39,6 +39,18 @@ def test_shards_of_any_number_of_workers_make_the_same_vector():
         assert np.array_equal(np.concatenate(parts), WHOLE)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_value(num_threads):
+    """Enough windows that all threads take part, and a range that starts and ends inside one."""
+    before = torch.get_num_threads()
+    whole = draw(num=40 * 8192)
+    try:
+        torch.set_num_threads(num_threads)
+        assert np.array_equal(draw(first=100, num=40 * 8192 - 200), whole[100:-100])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_values_are_box_muller_of_the_keyed_words():
     """Oracle: cosine and sine taken one by one, for both halves of the second window."""
     words = uniform_uint64(KEY, "noise", 1, 1, 8192 * 4, 8192 * 4).reshape(2, 4, 4096)
@@ -47,7 +59,7 @@ def test_values_are_box_muller_of_the_keyed_words():
         for draw_index in range(4):
             radius_bits, angle_bits = (int(words[k, draw_index, i]) >> 11 for k in (0, 1))
             radius = math.sqrt(-2 * math.log((radius_bits + 1) / 2**53))
-            angle = math.pi * (angle_bits / 2**52 - 1)
+            angle = math.pi * (angle_bits - 2**53 * (angle_bits >= 2**52)) / 2**52  # the top bit is a sign
             cosine += radius * math.cos(angle) / 2
             sine += radius * math.sin(angle) / 2
         assert WHOLE[8192 + i] == pytest.approx(SIGMA * cosine, abs=1e-12)
@@ -59,6 +71,18 @@ def test_noise_is_gaussian_with_the_right_scale_and_no_other():
     assert kstest(values, norm(scale=SIGMA).cdf).pvalue > 1e-3
     for wrong in (0.97, 1.03):
         assert kstest(values, norm(scale=wrong * SIGMA).cdf).pvalue < 1e-6
+
+
+def test_what_is_released_has_the_right_scale_around_the_sum_and_no_other():
+    """After adding and rounding, at sums far from 0 and off the grid."""
+    total = np.linspace(-300, 300, 200_000) + 1 / 3
+    left = add_noise_on_grid(total, draw(num=200_000), grid_for(1.0)).numpy() - total
+    assert kstest(left, norm(scale=SIGMA).cdf).pvalue > 1e-3
+    for wrong in (0.97, 1.03):
+        assert kstest(left, norm(scale=wrong * SIGMA).cdf).pvalue < 1e-6
+        wrong_noise = draw(num=200_000, stddev=wrong * SIGMA)
+        left_wrong = add_noise_on_grid(total, wrong_noise, grid_for(1.0)).numpy() - total
+        assert kstest(left_wrong, norm(scale=SIGMA).cdf).pvalue < 1e-6
 
 
 def test_moments_and_tails_are_those_of_a_gaussian():
@@ -158,10 +182,37 @@ def test_inputs_are_left_alone_and_low_precision_sums_are_widened():
     assert torch.equal(noise, torch.full((4,), 0.3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_sum_that_is_not_finite_is_never_released(bad):
-    with pytest.raises(PrivacyError):
-        add_noise_on_grid(np.array([bad, 0.0]), np.zeros(2), 1.0)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 2.0**52, -(2.0**52)])
+def test_a_sum_that_is_not_finite_or_outgrows_the_grid_is_never_released(bad):
+    """From 2^52 steps on float64 has no room below a step: the low bits would be those of the sum."""
+    for place in ([bad, 0.0], [0.0, bad], [bad]):
+        with pytest.raises(PrivacyError):
+            add_noise_on_grid(np.array(place), np.zeros(len(place)), 1.0)
+    assert add_noise_on_grid(np.array([2.0**52 - 2]), np.ones(1), 1.0).tolist() == [2.0**52 - 1]
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e-3, 0.7, 1.0, 250.0])
+def test_a_billion_records_that_all_push_one_way_stay_on_the_grid(max_grad_norm):
+    """The largest sum there can be is clip x records; every multiple of the grid up to it is a float64."""
+    grid = grid_for(max_grad_norm)
+    total = np.array([max_grad_norm * 1e9, -max_grad_norm * 1e9])
+    noisy = add_noise_on_grid(total, np.array([0.3, -0.3]) * max_grad_norm, grid).numpy()
+    assert np.array_equal(np.rint(noisy / grid), noisy / grid)
+    assert np.abs(noisy - total).max() < max_grad_norm
+    assert np.spacing(noisy).max() < grid
+
+
+def test_the_low_bits_of_the_sum_do_not_survive():
+    """Neighbouring sums that share a cell of the grid release the same values: only the cell can be seen."""
+    grid, noise = grid_for(1.0), WHOLE[:4096]
+    low_bits = np.linspace(0.1, 0.4, 4096) * grid
+    on_grid = np.rint(noise / grid) * grid
+    assert torch.equal(add_noise_on_grid(low_bits, on_grid, grid), add_noise_on_grid(np.zeros(4096), on_grid, grid))
+
+
+def test_no_coordinates_have_no_noise():
+    assert draw(first=5, num=0).shape == (0,)
+    assert add_noise_on_grid(np.zeros(0), np.zeros(0), 1.0).shape == (0,)
 
 
 def test_noise_of_another_shape_is_refused():

@@ -1,13 +1,21 @@
 import json
+import math
 
 import pytest
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy import statement
-from rapid_dist.privacy.accounting import EpsilonResult, epsilon_pld
+from rapid_dist.privacy.accounting import EpsilonResult, epsilon_pld, epsilon_without_amplification
+from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.privacy.statement import build_statement, not_private_reasons
+from rapid_dist.privacy.limits import SEVERITIES, known_limits
+from rapid_dist.privacy.statement import (
+    build_statement,
+    checkpoint_statement_line,
+    not_private_reasons,
+    statement_line,
+)
 from tests.training.helpers import make_plan, open_tiny_ledger
 
 PLAN = make_plan(is_private=True, unit="one scan", target_epsilon=20.0, votes_noise_multiplier=5.0)
@@ -39,7 +47,9 @@ def test_the_stated_epsilon_is_that_of_every_charge_of_every_attempt(store):
 
 def test_the_words_give_epsilon_delta_and_unit(store):
     stated = build_statement(PLAN, read_ledger(store))
-    assert f"({stated['epsilon']:.4g}, 0.001)-differentially private" in stated["words"]
+    shown = float(stated["words"].partition("(")[2].partition(",")[0])
+    assert stated["epsilon"] <= shown < stated["epsilon"] * 1.001
+    assert f"({shown:g}, 0.001)-differentially private" in stated["words"]
     assert "adding or removing one scan" in stated["words"]
     assert "NOT PRIVATE" not in stated["words"]
     assert stated["not_private_reasons"] == []
@@ -63,6 +73,9 @@ def test_a_debugging_key_is_stamped_not_private(store):
     assert stated["words"].startswith("NOT PRIVATE")
     assert "differentially private" not in stated["words"]
     assert stated["not_private_reasons"] == list(not_private_reasons(debug)) != []
+    assert (stated["hardening_level"], stated["sentences"]) == ("none", [])
+    assert stated["limits"][0]["severity"] == "Critical"
+    assert "NOT PRIVATE" in statement_line(stated)
     assert not_private_reasons(PLAN) == ()
 
 
@@ -85,6 +98,64 @@ def test_the_statement_covers_a_charge_written_after_the_ledger_was_opened(store
 @pytest.mark.parametrize("doubt", [{"prv": 5.0}, {"prv": 0.1}, {"rdp": 0.1}])
 def test_a_number_that_the_accountants_dispute_is_not_printed(store, monkeypatch, doubt):
     values = {"pld": 1.0, "prv": 1.01, "rdp": 1.2, "delta": 1e-3, **doubt}
-    monkeypatch.setattr(statement, "compute_epsilon", lambda charges, delta: EpsilonResult(**values))
+    monkeypatch.setattr(statement, "compute_epsilon", lambda charges, **_: EpsilonResult(**values))
     with pytest.raises(PrivacyError, match="accountants disagree"):
         build_statement(PLAN, read_ledger(store))
+
+
+def test_both_epsilons_are_stated_and_the_one_without_amplification_is_exact(store):
+    """Ten steps at this rate are ceil(10 q) unsampled ones; with the votes, one Gaussian of the combined scale."""
+    stated = build_statement(PLAN, read_ledger(store))
+    squared = math.ceil(10 * PLAN.sample_rate) / PLAN.noise_multiplier**2 + 1 / PLAN.votes_noise_multiplier**2
+    whole = Charge(mechanism="gaussian", noise_multiplier=squared**-0.5, num_steps=1, purpose="all")
+    exact = epsilon_pld([whole], PLAN.target_delta)
+    assert exact <= stated["epsilon_without_amplification"] <= exact + 1e-3
+    words = " ".join(stated["sentences"])
+    for number in (stated["epsilon"], stated["epsilon_without_amplification"]):
+        assert f"{number:.6f}"[:3] in words
+    assert stated["sentences"][0] == stated["words"]
+    assert "every attempt (2 so far)" in words
+
+
+def test_sampling_with_certainty_has_no_amplification_to_lose():
+    charges = [Charge(mechanism="poisson_gaussian", noise_multiplier=3, sample_rate=1, num_steps=20, purpose="t")]
+    assert epsilon_without_amplification(charges, 1e-5) == pytest.approx(epsilon_pld(charges, 1e-5), abs=1e-3)
+    assert epsilon_without_amplification([], 1e-5) == 0
+
+
+def test_every_limit_has_a_severity_that_is_explained(store):
+    stated = build_statement(PLAN, read_ledger(store))
+    used = [limit["severity"] for limit in stated["limits"]]
+    assert set(used) <= set(stated["severities"]) == set(SEVERITIES)
+    assert "Critical" not in used
+    assert used == sorted(used, key=list(SEVERITIES).index)
+    assert any("float64" in limit["limit"] and limit["severity"] == "Theoretical" for limit in stated["limits"])
+    assert "9.53674e-07" in known_limits(max_grad_norm=1.0, is_private=True)[0]["handling"]
+
+
+def test_the_line_for_weights_is_one_short_line_that_says_the_same(store):
+    stated = build_statement(PLAN, read_ledger(store))
+    line = statement_line(stated)
+    assert "\n" not in line
+    assert len(line) < 2000
+    read_back = json.loads(line)
+    assert all(stated[name] == value for name, value in read_back.items())
+    wanted = {"words", "epsilon", "delta", "neighboring_relation", "unit", "sampler", "accountants", "ledger_head"}
+    assert wanted | {"hardening_level", "outside_guarantee", "not_private_reasons"} <= set(read_back)
+
+
+def test_the_line_for_checkpoints_is_a_safe_and_close_bound_on_all_charges(store):
+    exact = build_statement(PLAN, read_ledger(store))["epsilon"]
+    ledger = open_tiny_ledger(store, PLAN)
+    line = json.loads(checkpoint_statement_line(PLAN, ledger))
+    assert exact <= line["epsilon"] <= exact + 1e-3
+    assert (line["accountants"]["prv"], line["ledger_head"]) == (None, ledger.head)
+    ledger.charge(PLAN.training_charge(3), attempt=2, first_step=100)
+    assert json.loads(checkpoint_statement_line(PLAN, ledger))["epsilon"] > line["epsilon"]
+
+
+def test_a_line_that_the_accountants_dispute_is_not_written(store, monkeypatch):
+    values = {"pld": 1.0, "prv": None, "rdp": 0.5, "delta": 1e-3}
+    monkeypatch.setattr(statement, "quick_epsilon", lambda charges, **_: EpsilonResult(**values))
+    with pytest.raises(PrivacyError, match="accountants disagree"):
+        checkpoint_statement_line(PLAN, read_ledger(store))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.privacy.statement import checkpoint_statement_line
 from rapid_dist.training.checkpoint_stamp import check_stamp
 from rapid_dist.training.state import checkpoint_notes
-from tests.training.helpers import Place, make_plan, make_records, run_group
+from tests.training.helpers import Place, begin_attempt, make_plan, make_records, make_state, run_group, train
 
 
 @pytest.fixture
@@ -21,12 +23,23 @@ def place(tmp_path) -> Place:
     return place
 
 
-def test_a_checkpoint_names_its_job_and_the_entry_that_paid_and_no_epsilon(place):
+def test_a_checkpoint_names_its_job_and_the_entry_that_paid(place):
     notes = checkpoint_notes(place.checkpoints.latest())
     assert notes["job"] == "run"
     assert notes["ledger_entry"] == read_ledger(place.ledger).head
     assert notes["not_private"] == ""
-    assert "epsilon" not in json.dumps(notes)
+
+
+def test_a_checkpoint_carries_the_statement_of_its_job_to_whoever_gets_it_alone(tmp_path):
+    place, plan = Place(tmp_path), make_plan(is_private=True)
+    attempt = begin_attempt(place.ledger, plan)
+    stated = replace(attempt, statement_fn=lambda: checkpoint_statement_line(plan, attempt.ledger.of_job("run")))
+    train(make_state(), make_records(12), stated, place.checkpoints, plan=plan)
+    statement = json.loads(checkpoint_notes(place.checkpoints.latest())["statement"])
+    paid = read_ledger(place.ledger)
+    assert paid.spent_epsilon() <= statement["epsilon"] < paid.spent_epsilon() + 0.01
+    assert statement["ledger_head"] == paid.head
+    assert statement["words"].startswith("The synthetic images are (")
 
 
 def check(place, *, plan=None, job="run", store=None):

@@ -1,0 +1,122 @@
+"""Metrics across processes: workers send small batches to the driver, which alone shows them.
+
+One process shows all series of a run, so a counter does not vanish with the worker that counted, and the same
+queries serve a laptop and a cluster. On a cluster the driver hands the values to Ray's metrics agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rapid_dist.distributed.mailbox import Post, mailbox
+from rapid_dist.distributed.session import start_ray
+from rapid_dist.metrics.buffer import Buffer, replay
+from rapid_dist.metrics.catalog import Metric
+from rapid_dist.metrics.recorder import Recorder, current_recorder, recording
+
+_SEND_EVERY_SECONDS = 1.0
+
+
+class RelaySink:
+    """A worker's sink: merges what is recorded and posts it once a second, and when flushed."""
+
+    def __init__(self, post: Post):
+        self._post = post
+        self._buffer, self._sent_at = Buffer(), time.monotonic()
+
+    def __reduce__(self) -> tuple[type[RelaySink], tuple[Post]]:
+        return RelaySink, (self._post,)
+
+    def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
+        self._buffer.record(metric, value, labels)
+        if time.monotonic() - self._sent_at >= _SEND_EVERY_SECONDS:
+            self._send(wait=False)
+
+    def flush(self) -> None:
+        self._send(wait=True)
+
+    def _send(self, *, wait: bool) -> None:
+        self._sent_at = time.monotonic()
+        batch = self._buffer.take()
+        if batch:
+            self._post(batch, wait=wait)
+
+
+class RaySink:
+    """The driver's sink on a cluster: Ray's metrics agent, which shows names with `ray_` before them.
+
+    What is recorded before Ray has been started is held back until then.
+    """
+
+    def __init__(self) -> None:
+        self._held, self._agent = Buffer(), _Agent()
+        self._lock = threading.Lock()  # several threads of a driver record
+
+    def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
+        with self._lock:
+            self._held.record(metric, value, labels)
+        self.flush()
+
+    def flush(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            with self._lock:
+                replay(self._held.take(), self._agent)
+
+
+class _Agent:
+    def __init__(self) -> None:
+        self._instruments: dict[str, Any] = {}
+
+    def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
+        instrument = self._instruments.get(metric.name)
+        if instrument is None:
+            instrument = self._instruments[metric.name] = _make_instrument(metric)
+        if metric.kind == "gauge":
+            instrument.set(value, tags=dict(labels))
+        elif metric.kind == "histogram":
+            instrument.observe(value, tags=dict(labels))
+        elif value > 0:  # Ray refuses to count nothing
+            instrument.inc(value, tags=dict(labels))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _make_instrument(metric: Metric) -> Any:
+    from ray.util import metrics
+
+    # The agent adds `_total` to counters by itself.
+    arguments = {"name": metric.name.removesuffix("_total"), "description": metric.text}
+    if metric.kind == "histogram":
+        return metrics.Histogram(**arguments, boundaries=list(metric.buckets), tag_keys=metric.label_names)
+    kind = metrics.Counter if metric.kind == "counter" else metrics.Gauge
+    return kind(**arguments, tag_keys=metric.label_names)
+
+
+@contextlib.contextmanager
+def run_recorder(run: str) -> Iterator[Recorder]:
+    """The recorder of one run: into an endpoint that is open, else into the agent of the cluster of RAY_ADDRESS."""
+    recorder = current_recorder()
+    if not recorder.is_on and os.environ.get("RAY_ADDRESS"):
+        recorder = Recorder(RaySink())
+    with recording(recorder.labelled(run=run)) as labelled:
+        yield labelled
+
+
+@contextlib.contextmanager
+def relayed_recorder() -> Iterator[Recorder]:
+    """The current recorder in a form that pickles, for workers; nothing is started when metrics are off."""
+    recorder = current_recorder()
+    if not recorder.is_on:
+        yield recorder
+        return
+    start_ray()
+    with mailbox(lambda batch: replay(batch, recorder.sink), name="relayed-metrics") as post:
+        yield Recorder(RelaySink(post), recorder.labels)

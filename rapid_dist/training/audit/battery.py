@@ -1,0 +1,149 @@
+"""The whole audit on a group of workers: every layer's runs, what they showed, and the bounds on epsilon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.privacy.audit.canaries import canary_scores
+from rapid_dist.privacy.audit.checks import Check
+from rapid_dist.privacy.audit.inclusion_moments import inclusion_checks
+from rapid_dist.privacy.audit.noise_moments import noise_checks
+from rapid_dist.privacy.audit.replay import Recording, replay_checks, steps_with_record
+from rapid_dist.privacy.audit.restart import restart_checks
+from rapid_dist.privacy.audit.verdict import AuditResult, CanaryResult, judge_canaries
+from rapid_dist.training.audit.observe import LEDGER, StatingBook, Trial, observe
+from rapid_dist.training.audit.settings import AuditSettings
+from rapid_dist.training.audit.trials import REPLAY_KEY, RESTART, THE_RECORD, canary_trial, replay_trials, restart_trial
+from rapid_dist.training.collective import Collective
+
+Run = Callable[[Trial], Recording]
+Told = Callable[[int, str], None]
+
+
+def num_runs(settings: AuditSettings) -> int:
+    """How many training runs the audit makes."""
+    return 2 * len(replay_trials(settings)) + 1 + settings.full_batch_rounds + settings.sampled_rounds
+
+
+def run_battery(
+    collective: Collective,
+    settings: AuditSettings,
+    work: Store,
+    *,
+    told: Told = lambda done, what: None,
+    restart_book: StatingBook | None = None,
+) -> AuditResult | None:
+    """Runs every trial on this group; rank 0 gets the result, the others None.
+
+    work: a folder that all workers see. told(done, name) hears of each finished run. restart_book: what writes the
+    ledger of the run with a restart, in restart_ledger(work).
+    """
+    runs = Runs(collective, work, told, {RESTART: restart_book})
+    layers = [replay_layer(settings, runs), restart_layer(settings, runs)]
+    full, exact = canary_layer(settings, runs, is_full_batch=True)
+    sampled, _ = canary_layer(settings, runs, is_full_batch=False)
+    if collective.rank > 0:
+        return None
+    return AuditResult(
+        checks=tuple(check for layer in (*layers, exact) for check in layer), full_batch=full, sampled=sampled
+    )
+
+
+def restart_ledger(work: Store) -> Store:
+    """Where the ledger of the run with a restart lies."""
+    return _folder(work, RESTART).child(LEDGER)
+
+
+def _folder(work: Store, name: str) -> Store:
+    return work.child(name.replace(" ", "-"))
+
+
+class Runs:
+    """Runs trials one after the other, each in a folder of its own."""
+
+    def __init__(self, collective: Collective, work: Store, told: Told, books: Mapping[str, StatingBook | None]):
+        self._collective, self._work, self._told, self._books, self._done = collective, work, told, books, 0
+
+    def __call__(self, trial: Trial) -> Recording:
+        folder, book = _folder(self._work, trial.name), self._books.get(trial.name)
+        recording = observe(trial, self._collective, folder, book)
+        self._done += 1
+        if self._collective.rank == 0:
+            self._told(self._done, trial.name)
+        return recording
+
+
+def replay_layer(settings: AuditSettings, run: Run) -> tuple[Check, ...]:
+    """D against D minus one record, for every kind of record."""
+    found: list[Check] = []
+    for having, lacking, own in replay_trials(settings):
+        one, other = run(having), run(lacking)
+        plan = having.plan
+        included = steps_with_record(THE_RECORD, REPLAY_KEY, attempts=one.attempts, sample_rate=plan.sample_rate)
+        found += replay_checks(
+            one,
+            other,
+            included=included,
+            own=own,
+            grid=plan.grid / plan.max_grad_norm,
+            name=having.name,
+        )
+    return tuple(found)
+
+
+def restart_layer(settings: AuditSettings, run: Run) -> tuple[Check, ...]:
+    """Noise, inclusion and ledger over a run that failed once and went on."""
+    trial = restart_trial(settings)
+    seen = run(trial)
+    checks = restart_checks(seen, trial.plan)
+    if not len(seen.released):
+        return checks
+    pure = seen.released[:, : -settings.num_sampled] / trial.plan.noise_multiplier
+    parts = seen.clipped_sums[:, -settings.num_sampled :]
+    return (
+        *checks,
+        *noise_checks(pure, where=trial.name),
+        _whole_parts([parts], [np.round(parts)], trial.name),
+        *inclusion_checks(parts > 0.5, sample_rate=trial.plan.sample_rate),
+    )
+
+
+def canary_layer(settings: AuditSettings, run: Run, *, is_full_batch: bool) -> tuple[CanaryResult, tuple[Check, ...]]:
+    """Pooled rounds of canaries: the bounds on epsilon; with every record in every step also checks of each value."""
+    rounds = [
+        (*canary_trial(settings, number, is_full_batch=is_full_batch),)
+        for number in range(settings.full_batch_rounds if is_full_batch else settings.sampled_rounds)
+    ]
+    seen = [run(trial) for trial, _ in rounds]
+    plan, coins = rounds[0][0].plan, [coin for _, coin in rounds]
+    released = [s.released[:, -settings.num_canaries :] for s in seen]
+    name = "every record in every step" if is_full_batch else f"sampled at {plan.sample_rate:g}"
+    scores = [canary_scores(x, sample_rate=plan.sample_rate, noise_multiplier=plan.noise_multiplier) for x in released]
+    result = judge_canaries(
+        name,
+        {
+            "sample_rate": plan.sample_rate,
+            "noise_multiplier": plan.noise_multiplier,
+            "steps": plan.steps,
+            "delta": plan.target_delta,
+        },
+        np.concatenate(scores),
+        np.concatenate(coins),
+        claimed_epsilon=max(s.public["epsilon"] for s in seen),
+        significance=settings.significance,
+    )
+    if not is_full_batch:
+        return result, ()
+    noise = [(x - coin) / plan.noise_multiplier for x, coin in zip(released, coins, strict=True)]
+    parts = [s.clipped_sums[:, -settings.num_canaries :] for s in seen]
+    return result, (*noise_checks(np.concatenate(noise), where=name), _whole_parts(parts, coins, name))
+
+
+def _whole_parts(parts: list[np.ndarray], expected: list[np.ndarray], where: str) -> Check:
+    """A record that is in moves the clipped sum by one clipping norm, one that is not by nothing."""
+    found = max(float(np.abs(p - e).max()) for p, e in zip(parts, expected, strict=True))
+    name = f"{where}: a canary's part of the clipped sum differs from 0 or 1 by"
+    return Check(layer="canaries", name=name, found=found, high=1e-5)
