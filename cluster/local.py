@@ -45,6 +45,7 @@ _NODE_SETTINGS = {
     # A killed node is noticed after five seconds instead of fifteen.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
+    "RAY_JOB_STOP_WAIT_TIME_S": "20",  # for a stopped job to end by itself; three seconds are short on a busy host
     "GLOO_SOCKET_IFNAME": "lo",
     "OMP_WAIT_POLICY": "PASSIVE",
 }

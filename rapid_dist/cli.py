@@ -10,8 +10,10 @@ import click
 
 from rapid_dist.cli_audit import audit
 from rapid_dist.cli_bench import bench
+from rapid_dist.cli_bench_kb import kb as bench_kb
 from rapid_dist.cli_bench_privacy import privacy as bench_privacy
 from rapid_dist.cli_edge import json_option, translated
+from rapid_dist.cli_kb import kb
 from rapid_dist.cli_ledger import ledger
 from rapid_dist.cli_metrics import metrics, metrics_option
 from rapid_dist.cli_privacy import calibrate, epsilon
@@ -23,8 +25,9 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
+bench.add_command(bench_kb)
 bench.add_command(bench_privacy)
-for _command in (epsilon, calibrate, ledger, audit, metrics, bench):
+for _command in (epsilon, calibrate, kb, ledger, audit, metrics, bench):
     main.add_command(_command)
 
 

@@ -120,9 +120,9 @@ class Run:
 
 
 @contextmanager
-def _told(name: str, store: Store, results: list[StageResult]) -> Iterator[None]:
-    """Says that a stage begins or is skipped, and keeps its result."""
-    skipped = read_manifest(store) is not None
+def _told(name: str, store: Store, results: list[StageResult], *, is_whole: bool = True) -> Iterator[None]:
+    """Says that a stage begins or is skipped, and keeps its result; is_whole: False when a finished one lost files."""
+    skipped = read_manifest(store) is not None and is_whole
     if not skipped:
         say(headed(name, "begins"))
     started = time.monotonic()
@@ -186,13 +186,16 @@ def _pretrain(run: Run) -> list[StageResult]:
 
 
 def _build_knowledge_base(run: Run) -> list[StageResult]:
+    from rapid_dist.artifacts.kb_damage import damaged_files
     from rapid_dist.distributed.knowledge_base import run_build_knowledge_base
 
     results: list[StageResult] = []
     if run.knowledge_base is None:
         say(headed("build-kb", "not needed: split_step equals num_train_timesteps, so nothing is retrieved"))
         return results
-    with _told("build-kb", run.knowledge_base, results):
+    finished = read_manifest(run.knowledge_base)
+    is_whole = finished is None or not damaged_files(run.knowledge_base, finished)
+    with _told("build-kb", run.knowledge_base, results, is_whole=is_whole):
         run_build_knowledge_base(run.spec, run.public, run.store(layout.PRETRAIN), run.knowledge_base)
     return results
 

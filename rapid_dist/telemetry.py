@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -25,10 +26,14 @@ class Progress:
     def __init__(self, name: str, total: int, *, first: int = 0, every_seconds: float = 5.0, say_fn: Say = say):
         self.name, self.total, self.every_seconds, self._say = name, total, every_seconds, say_fn
         self._started = self._last = time.monotonic()
-        self._first = first
+        self._first, self._rows = first, 0
 
-    def update(self, done: int, note: str = "") -> None:
-        """Says a line when enough time has passed since the last one, and always at the end."""
+    def update(self, done: int, note: str = "", *, rows: int = 0) -> None:
+        """Says a line when enough time has passed since the last one, and always at the end.
+
+        rows: what this step added to a second count, of which only the rate is said.
+        """
+        self._rows += rows
         now = time.monotonic()
         # Long work says less often: the pause grows with the time taken.
         pause = max(self.every_seconds, (now - self._started) / 20)
@@ -37,9 +42,16 @@ class Progress:
         self._last = now
         rate = (done - self._first) / max(now - self._started, 1e-9)
         left = (self.total - done) / rate if rate > 0 else float("inf")
-        tail = f"  {note}" if note else ""
+        tail = f"  {self._rows / max(now - self._started, 1e-9):.0f} rows/s" if self._rows else ""
+        tail += f"  {note}" if note else ""
         text = f"{done}/{self.total}  {rate:.1f}/s  {format_seconds(left)} left{tail}"
         self._say(headed(self.name, text))
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size that this process has had."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from rapid_dist import telemetry
-from rapid_dist.telemetry import Progress, format_seconds, say
+from rapid_dist.telemetry import Progress, format_seconds, peak_memory_bytes, say
 
 
 class Clock:
@@ -40,6 +41,22 @@ def test_rate_and_time_left_count_only_what_this_run_did(clock):
     clock.now += 10
     progress.update(70, "epsilon 1")
     assert lines == ["train              70/100  2.0/s  15 s left  epsilon 1"]
+
+
+def test_rows_have_a_rate_of_their_own(clock):
+    lines = []
+    progress = Progress("shards", 4, every_seconds=0.0, say_fn=lines.append)
+    clock.now += 2
+    progress.update(1, rows=300)
+    clock.now += 2
+    progress.update(2, rows=100)
+    assert lines[0].endswith("1/4  0.5/s  6.0 s left  150 rows/s")
+    assert lines[1].endswith("2/4  0.5/s  4.0 s left  100 rows/s")
+
+
+def test_peak_memory_is_at_least_what_was_held():
+    held = np.ones(100 << 20, np.uint8)
+    assert peak_memory_bytes() > held.nbytes
 
 
 def test_no_progress_is_an_unknown_time_and_no_error(clock):

@@ -9,7 +9,7 @@ import numpy as np
 
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, read_file, write_file
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.artifacts.tables import read_column, table_arrays, table_bytes
 
 INGEST = "ingest"
 
@@ -65,3 +65,17 @@ def read_all_images(store: Store, manifest: Manifest, *, rank: int = 0, world_si
         tables.append(empty)
     ids, images, labels = (np.concatenate(column) for column in zip(*tables, strict=True))
     return ImageTable(example_id=ids, image=images, label=labels)
+
+
+def find_images(store: Store, manifest: Manifest, example_ids: Sequence[int]) -> dict[int, np.ndarray]:
+    """Example id -> image (C, H, W) of those ids that the dataset holds; reads only the parts that they lie in."""
+    wanted, found = set(example_ids), {}
+    for entry in manifest.files:
+        if not entry.rows or not wanted - set(found):
+            continue
+        with store.open_reader(entry.path) as file:
+            here = wanted & set(read_column(file, "example_id", where=f"{store.uri}/{entry.path}").tolist())
+        if here:
+            table = read_images(store, entry)
+            found |= {int(i): image for i, image in zip(table.example_id, table.image, strict=True) if i in here}
+    return found

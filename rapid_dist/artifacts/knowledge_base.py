@@ -1,50 +1,181 @@
-"""Shards of a knowledge base as files, and a finished base opened for search in this process."""
+"""A version of a knowledge base as files: its shards, how each came to be, and opening them for search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from rapid_dist.artifacts.manifest import FileEntry, Manifest, read_file, write_file
+from rapid_dist.artifacts.manifest import FileEntry, Manifest, file_entry, read_file
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.artifacts.tables import read_table_group, table_arrays, table_bytes
+from rapid_dist.errors import ArtifactError
+from rapid_dist.retrieval.routing import Router
 from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
 from rapid_dist.retrieval.shard import HnswShard
 from rapid_dist.specs import KnowledgeBaseSpec
 
 BUILD = "build_kb"
-PROTOTYPES = "prototypes.parquet"
+PROTOTYPES, CLUSTERS, QUERIES = "prototypes", "clusters", "queries"
+REMEDY = "run `rapid-dist kb verify` on it, then build again: only what is damaged is made anew"
 
 
-def shard_paths(index: int) -> tuple[str, str]:
-    """Paths of a shard's index and of its rows."""
-    return f"shards/shard-{index:05d}.hnsw", f"shards/shard-{index:05d}.parquet"
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """How a shard came to be: enough to make it again from the trajectories.
+
+    pieces: (set, group) pairs, the row groups of a set's trajectory files that are its rows; cluster: the number
+    of its cluster of keys, 0 where shards are spread by hash.
+    """
+
+    number: int
+    pieces: Sequence[Sequence[int]]
+    cluster: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"shard-{self.number:05d}"
 
 
-def write_shard(store: Store, index: int, shard: HnswShard, columns: Mapping[str, np.ndarray]) -> list[FileEntry]:
-    """columns: trajectory_id, key, value, label, prototype of the shard's rows."""
-    hnsw_path, rows_path = shard_paths(index)
-    rows = len(columns["trajectory_id"])
+@dataclass(frozen=True, kw_only=True)
+class ShardFiles:
+    """The files of one shard: the index, the rows beside it, and the public centroids that route to it."""
+
+    name: str
+    index: FileEntry
+    rows: FileEntry
+    centroids: FileEntry | None  # absent in bases of earlier versions of this program
+
+
+def write_addressed(store: Store, stem: str, suffix: str, data: bytes, *, rows: int = 0) -> FileEntry:
+    """Writes a file whose name holds the digest of its content, so that no writer ever changes another's file."""
+    digest = file_entry("", data).sha256
+    entry = file_entry(f"{stem}-{digest[:12]}{suffix}", data, rows=rows)
+    store.write_bytes(entry.path, data)
+    return entry
+
+
+def write_shard(
+    store: Store, number: int, shard: HnswShard, columns: Mapping[str, np.ndarray], centroids: np.ndarray
+) -> list[FileEntry]:
+    """columns: trajectory_id, key, value, label, prototype of the shard's rows; centroids: (m, d)."""
+    name, rows = ShardRecord(number=number, pieces=()).name, len(columns["trajectory_id"])
     return [
-        write_file(store, hnsw_path, shard.to_bytes(), rows=rows),
-        write_file(store, rows_path, table_bytes(columns), rows=rows),
+        write_addressed(store, f"shards/{name}", ".hnsw", shard.to_bytes(), rows=rows),
+        write_addressed(store, f"shards/{name}", ".parquet", table_bytes(columns), rows=rows),
+        write_addressed(store, f"routing/{name}", ".parquet", table_bytes({"centroid": centroids})),
     ]
 
 
-def open_knowledge_base(spec: KnowledgeBaseSpec, store: Store, manifest: Manifest) -> KnowledgeBaseSearch:
-    """All shards in this process, each checked against its digest; ef_search is restored from the manifest."""
-    entries = {f.path: f for f in manifest.files}
-    shards = []
-    for index in range(manifest.facts["num_shards"]):
-        hnsw_path, rows_path = shard_paths(index)
-        columns = table_arrays(read_file(store, entries[rows_path]), where=f"{store.uri}/{rows_path}")
-        keys = columns.pop("key")
-        hnsw = None
-        if spec.method == "hnsw":
-            data = read_file(store, entries[hnsw_path])
-            ef = manifest.facts["ef_search"]
-            hnsw = HnswShard.from_bytes(data, dim=keys.shape[1], space=spec.space, ef_search=ef)
-        shards.append(OpenShard(keys=keys, index=hnsw, **columns))
-    return KnowledgeBaseSearch(shards, space=spec.space, method=spec.method)
+def shard_records(manifest: Manifest) -> list[ShardRecord]:
+    """Raises ArtifactError for a base of an earlier version of this program, which did not say."""
+    if "shards" not in manifest.facts:
+        raise ArtifactError(
+            "the knowledge base was built by an earlier version of this program, which does not say how its shards "
+            "came to be; build it again in another --out folder"
+        )
+    return [ShardRecord(**record) for record in manifest.facts["shards"]]
 
+
+def shard_name_of(path: str) -> str | None:
+    """The shard that a file of a base belongs to, None for other files."""
+    folder, _, file = path.rpartition("/")
+    return "-".join(file.split(".")[0].split("-")[:2]) if folder in ("shards", "routing") else None
+
+
+def shard_files(manifest: Manifest) -> list[ShardFiles]:
+    """The shards of a version in the order of their numbers: exactly those that its manifest names."""
+    found: dict[str, dict[str, FileEntry]] = {}
+    for entry in manifest.files:
+        name = shard_name_of(entry.path)
+        if name is not None:
+            kind = "centroids" if entry.path.startswith("routing/") else entry.path.rpartition(".")[2]
+            found.setdefault(name, {})[kind] = entry
+    return [
+        ShardFiles(name=name, index=kinds["hnsw"], rows=kinds["parquet"], centroids=kinds.get("centroids"))
+        for name, kinds in sorted(found.items())
+    ]
+
+
+def named_file(manifest: Manifest, stem: str) -> FileEntry:
+    """The entry of the one top-level file with that stem. Raises ArtifactError where there is none."""
+    for entry in manifest.files:
+        if "/" not in entry.path and entry.path.split(".")[0].split("-")[0] == stem:
+            return entry
+    raise ArtifactError(f"the knowledge base has no file {stem}; build it again in another --out folder")
+
+
+def read_table(store: Store, entry: FileEntry) -> dict[str, np.ndarray]:
+    """A table of a base, checked against its digest."""
+    return table_arrays(read_file(store, entry, remedy=REMEDY), where=f"{store.uri}/{entry.path}")
+
+
+def read_pieces(
+    store: Store, trajectories: Mapping[int, Sequence[FileEntry]], record: ShardRecord
+) -> dict[str, np.ndarray]:
+    """The rows of a shard by ascending id: its row groups of the trajectory files and nothing else of them.
+
+    trajectories: set number -> its files. Empty when the shard has no row.
+    """
+    tables = []
+    for number, group in record.pieces:
+        for entry in trajectories[number]:
+            where = f"{store.uri}/{entry.path}"
+            with store.open_reader(entry.path) as file:
+                table = read_table_group(file, group, where=where)
+            if table is not None:
+                tables.append(table)
+    if not tables:
+        return {}
+    order = np.argsort(np.concatenate([t["trajectory_id"] for t in tables]))
+    # Column by column, so that no more than one of them is held twice.
+    return {name: np.concatenate([t.pop(name) for t in tables])[order] for name in list(tables[0])}
+
+
+def trajectory_files(manifest: Manifest) -> dict[int, list[FileEntry]]:
+    """Set number -> its trajectory files, in the order of their parts."""
+    found: dict[int, list[FileEntry]] = {}
+    for entry in sorted(manifest.files, key=lambda f: f.path):
+        if entry.path.startswith("trajectories/set-"):
+            found.setdefault(int(entry.path.split("/")[1].split("-")[1]), []).append(entry)
+    return found
+
+
+def open_shard(store: Store, files: ShardFiles, *, space: str, ef_search: int, with_index: bool = True) -> OpenShard:
+    """One shard in this process, checked against its digests; ef_search is given, since hnswlib does not save it."""
+    columns = read_table(store, files.rows)
+    keys = columns.pop("key")
+    hnsw = None
+    if with_index:
+        data = read_file(store, files.index, remedy=REMEDY)
+        hnsw = HnswShard.from_bytes(data, dim=keys.shape[1], space=space, ef_search=ef_search)
+    return OpenShard(keys=keys, index=hnsw, **columns)
+
+
+def open_router(store: Store, manifest: Manifest, *, space: str) -> Router:
+    """Raises ArtifactError when a shard of the base has no centroids."""
+    centroids = []
+    for files in shard_files(manifest):
+        if files.centroids is None:
+            raise ArtifactError(f"{store.uri} has no centroids of {files.name}; build it again to use num_probes")
+        centroids.append(read_table(store, files.centroids)["centroid"])
+    return Router(centroids, space=space)
+
+
+def open_knowledge_base(spec: KnowledgeBaseSpec, store: Store, manifest: Manifest) -> KnowledgeBaseSearch:
+    """All shards of the version that the manifest is, in this process; ef_search is restored from the manifest."""
+    ef, with_index = manifest.facts["ef_search"], spec.method == "hnsw"
+    shards = [
+        open_shard(store, files, space=spec.space, ef_search=ef, with_index=with_index)
+        for files in shard_files(manifest)
+    ]
+    router = None if spec.num_probes is None else open_router(store, manifest, space=spec.space)
+    return KnowledgeBaseSearch(shards, space=spec.space, method=spec.method, router=router, num_probes=spec.num_probes)
+
+
+def plain_records(records: Sequence[ShardRecord]) -> list[dict[str, Any]]:
+    """As they stand in a manifest's facts."""
+    ordered = sorted(records, key=lambda r: r.number)
+    return [{**asdict(record), "pieces": [list(piece) for piece in record.pieces]} for record in ordered]

@@ -89,18 +89,16 @@ def write_file(store: Store, path: str, data: bytes, *, rows: int = 0) -> FileEn
     return file_entry(path, data, rows=rows)
 
 
-def read_file(store: Store, entry: FileEntry) -> bytes:
+def read_file(store: Store, entry: FileEntry, *, remedy: str = "remove the folder and run the stage again") -> bytes:
     """The bytes of a manifest's file. Raises ArtifactError when they are missing or do not match the digest."""
     try:
         data = store.read_bytes(entry.path)
     except InputError:
-        raise ArtifactError(
-            f"{store.uri}/{entry.path} is missing though its manifest names it; remove the folder and run again"
-        ) from None
+        raise ArtifactError(f"{store.uri}/{entry.path} is missing though its manifest names it; {remedy}") from None
     if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
         raise ArtifactError(
             f"{store.uri}/{entry.path} does not match its digest: got {len(data)} bytes, expected {entry.bytes} with "
-            f"sha256 {entry.sha256[:12]}...; remove the folder and run the stage again"
+            f"sha256 {entry.sha256[:12]}...; {remedy}"
         )
     return data
 

@@ -26,6 +26,10 @@ class FinishedParts:
         """Marks a part as finished; its files must already be written."""
         self.store.write_bytes(f"{self.folder}/{index:06d}.json", json.dumps(result).encode())
 
+    def forget(self, index: int) -> None:
+        """Lets a part be done again."""
+        self.store.delete(f"{self.folder}/{index:06d}.json")
+
     def clear(self) -> None:
         """Forgets all of it, once the manifest is written."""
         self.store.delete_folder(self.folder)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from rapid_dist.retrieval.search import KnowledgeBaseSearch
+from rapid_dist.retrieval.interface import TrajectorySearch
 
 
-def prototype_label_shares(search: KnowledgeBaseSearch, num_prototypes: int, num_labels: int) -> np.ndarray:
+def prototype_label_shares(search: TrajectorySearch, num_prototypes: int, num_labels: int) -> np.ndarray:
     """(num_prototypes, num_labels) shares of public classes within each prototype; rows of zeros where unlabelled."""
-    table = np.zeros((num_prototypes, num_labels))
-    for shard in search.shards:
-        known = shard.label >= 0
-        np.add.at(table, (shard.prototype[known], shard.label[known]), 1.0)
+    table = search.count_labels(num_prototypes, num_labels).astype(np.float64)
     totals = table.sum(1, keepdims=True)
     return np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)

@@ -93,8 +93,17 @@ class StageFolder:
             files=sorted(files, key=lambda f: f.path),
             facts=dict(facts or {}),
             not_private_reasons=tuple(not_private_reasons),
-            seconds=round(time.monotonic() - self._started, 3),
+            seconds=self.seconds,
         )
         write_manifest(self.store, manifest)
-        self.store.delete(BEGUN)
+        self.forget_begun()
         return manifest
+
+    @property
+    def seconds(self) -> float:
+        """Since this was made."""
+        return round(time.monotonic() - self._started, 3)
+
+    def forget_begun(self) -> None:
+        """For a stage that writes its manifest in another way than finish; call it once that is done."""
+        self.store.delete(BEGUN)

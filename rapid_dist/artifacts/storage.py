@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from rapid_dist.artifacts import s3
@@ -70,12 +71,32 @@ class Store:
 
     def list_files(self, relative: str = "") -> list[str]:
         """Sorted names of the files directly in a folder; an absent folder has none."""
+        return sorted(self.file_sizes(relative))
+
+    def file_sizes(self, relative: str = "") -> dict[str, int]:
+        """Name -> bytes of the files directly in a folder, by one listing; an absent folder has none."""
         with translated(self.uri):
             try:
                 entries = self._call(lambda: self.fs.ls(self.path(relative), detail=True))
             except FileNotFoundError:
-                return []
-        return sorted(e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+                return {}
+        return {e["name"].rsplit("/", 1)[-1]: int(e["size"]) for e in entries if e["type"] == "file"}
+
+    @contextlib.contextmanager
+    def open_reader(self, relative: str) -> Iterator[BinaryIO]:
+        """A seekable file that fetches only what is read of it. Raises InputError when it is absent."""
+        with translated(self.uri):
+            try:
+                file: Any = self.fs.open(self.path(relative), "rb") if self.is_local else _Ranges(self, relative)
+            except FileNotFoundError:
+                raise InputError(f"{self.uri}/{relative} does not exist") from None
+            with file:
+                yield file
+
+    def read_range(self, relative: str, start: int, stop: int) -> bytes:
+        """Bytes start to stop of a file."""
+        with translated(self.uri):
+            return self._call(lambda: self.fs.cat_file(self.path(relative), start=start, end=stop))
 
     def read_bytes(self, relative: str) -> bytes:
         """Raises InputError when the file is absent."""
@@ -135,6 +156,34 @@ class Store:
 
     def _call(self, fn: Callable[[], Value]) -> Value:
         return fn() if self.is_local else s3.retried(fn)
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file of which each read is one request; nothing is read ahead, that would fetch other shards' rows."""
+
+    def __init__(self, store: Store, relative: str):
+        self._store, self._relative, self._place = store, relative, 0
+        self._size = store.size(relative)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._size, self._place + len(buffer))
+        data = self._store.read_range(self._relative, self._place, stop) if stop > self._place else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def _normalise(uri: str) -> str:

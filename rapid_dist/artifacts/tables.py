@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,69 @@ import pyarrow.parquet as pq
 from rapid_dist.errors import ArtifactError
 
 _SHAPES = b"rapid_dist.shapes"
+_GROUPS = b"rapid_dist.groups"
 
 
 def table_bytes(columns: Mapping[str, np.ndarray]) -> bytes:
     """Columns (n, ...) of equal length as Parquet; those with more than one dimension become fixed-size lists."""
+    sink = io.BytesIO()
+    pq.write_table(_to_table(columns), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def table_arrays(data: bytes, *, where: str = "a Parquet file") -> dict[str, np.ndarray]:
+    """What table_bytes saved, with the same shapes and types. Raises ArtifactError when it is no such table."""
+    try:
+        return _to_arrays(pq.read_table(io.BytesIO(data)))
+    except (pa.ArrowException, KeyError, TypeError):
+        raise _no_table(where) from None
+
+
+def read_column(file: BinaryIO, name: str, *, where: str) -> np.ndarray:
+    """One flat column of a table, without the others. Raises ArtifactError when there is no such table or column."""
+    try:
+        return pq.read_table(file, columns=[name]).column(name).to_numpy()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _no_table(where, error) from None
+
+
+def grouped_table_bytes(columns: Mapping[str, np.ndarray], group: np.ndarray) -> bytes:
+    """As table_bytes, with one row group a group number, so that one group is read without the others.
+
+    group: (n,) int, not negative. Rows keep their order within a group; a group without rows takes no space.
+    Every page carries a checksum, because a reader of one group cannot check the digest of the file.
+    """
+    order = np.argsort(group, kind="stable")
+    numbers, counts = np.unique(group, return_counts=True)
+    table = _to_table({name: np.asarray(values)[order] for name, values in columns.items()})
+    names = json.dumps([int(g) for g in numbers]).encode()
+    table = table.replace_schema_metadata({**table.schema.metadata, _GROUPS: names})
+    sink = io.BytesIO()
+    settings = {"compression": "zstd", "write_statistics": False, "write_page_checksum": True}
+    with pq.ParquetWriter(sink, table.schema, **settings) as writer:
+        first = 0
+        for count in counts.tolist():
+            writer.write_table(table.slice(first, count), row_group_size=count)
+            first += count
+    return sink.getvalue()
+
+
+def read_table_group(file: BinaryIO, group: int, *, where: str) -> dict[str, np.ndarray] | None:
+    """The columns of one group of grouped_table_bytes, None when it has no rows; reads no other group.
+
+    Raises ArtifactError when the file is no such table, is cut, or the group's pages fail their checksum.
+    """
+    try:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
+        numbers = json.loads(parquet.schema_arrow.metadata[_GROUPS])
+        if group not in numbers:
+            return None
+        return _to_arrays(parquet.read_row_group(numbers.index(group)))
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise _no_table(where, error) from None
+
+
+def _to_table(columns: Mapping[str, np.ndarray]) -> pa.Table:
     arrays, fields, shapes = [], [], {}
     for name, values in columns.items():
         values = np.ascontiguousarray(values)
@@ -29,18 +89,11 @@ def table_bytes(columns: Mapping[str, np.ndarray]) -> bytes:
         arrays.append(array)
         fields.append(pa.field(name, array.type, nullable=False))
     schema = pa.schema(fields, metadata={_SHAPES: json.dumps(shapes).encode()})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
-    return sink.getvalue()
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def table_arrays(data: bytes, *, where: str = "a Parquet file") -> dict[str, np.ndarray]:
-    """What table_bytes saved, with the same shapes and types. Raises ArtifactError when it is no such table."""
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        shapes = json.loads(table.schema.metadata[_SHAPES])
-    except (pa.ArrowException, KeyError, TypeError):
-        raise ArtifactError(f"{where} is not a table of this program; run the stage that made it again") from None
+def _to_arrays(table: pa.Table) -> dict[str, np.ndarray]:
+    shapes = json.loads(table.schema.metadata[_SHAPES])
     columns = {}
     for name in table.column_names:
         chunk = table.column(name).combine_chunks()
@@ -49,3 +102,10 @@ def table_arrays(data: bytes, *, where: str = "a Parquet file") -> dict[str, np.
         else:
             columns[name] = chunk.to_numpy(zero_copy_only=False)
     return columns
+
+
+def _no_table(where: str, error: Exception | None = None) -> Exception:
+    """What to raise for bytes that are no table: Arrow's OSErrors are about them, those with a number about a disk."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return ArtifactError(f"{where} is not a table of this program; run the stage that made it again")

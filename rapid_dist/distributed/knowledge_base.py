@@ -1,197 +1,226 @@
-"""The knowledge-base stage: trajectories of public images in parallel, then one task an HNSW shard."""
+"""The knowledge-base stage and what changes a base later: build, append, compact; each commits one version."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from rapid_dist.artifacts.images import INGEST, read_images
-from rapid_dist.artifacts.knowledge_base import BUILD, PROTOTYPES, open_knowledge_base, write_shard
-from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, read_file, write_file
-from rapid_dist.artifacts.models import PRETRAIN, encode_pixels, open_public_models
-from rapid_dist.artifacts.parts import FinishedParts
+from rapid_dist.artifacts.images import INGEST
+from rapid_dist.artifacts.kb_damage import damaged_files
+from rapid_dist.artifacts.kb_versions import commit_version, open_newest, publish_newest, version_of
+from rapid_dist.artifacts.knowledge_base import (
+    BUILD,
+    PROTOTYPES,
+    QUERIES,
+    ShardRecord,
+    named_file,
+    shard_files,
+    shard_name_of,
+    shard_records,
+    trajectory_files,
+)
+from rapid_dist.artifacts.manifest import Manifest, open_artifact
+from rapid_dist.artifacts.models import PRETRAIN
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.artifacts.tables import table_arrays, table_bytes
-from rapid_dist.distributed.mapping import map_parts
-from rapid_dist.distributed.session import available_cpus
-from rapid_dist.metrics.recorder import current_recorder
-from rapid_dist.metrics.search import MeasuredSearch
+from rapid_dist.distributed.kb_repair import repair_base
+from rapid_dist.distributed.kb_work import BaseWork
+from rapid_dist.errors import ArtifactError, InputError
+from rapid_dist.retrieval.compaction import plan_compaction
 from rapid_dist.specs import RunSpec
+from rapid_dist.specs.parsing import digest_of
 
-MAX_PROTOTYPE_KEYS = 50_000
-NUM_RECALL_QUERIES = 500
+APPENDED = "appended-"
 
 
 def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out: Store) -> Manifest:
-    """Builds the sharded knowledge base of public trajectories.
+    """Builds the sharded knowledge base of public trajectories; what a finished base lost is made anew.
 
     Guarantee: refuses any input whose privacy class is not public.
     """
     source = open_artifact(images, stage=INGEST, privacy_classes=("public",))
     weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
-    # The label map only restricts queries; the base is the same without it.
-    section = {k: v for k, v in spec.sections("knowledge_base")["knowledge_base"].items() if k != "label_map"}
-    folder = StageFolder(
-        out,
-        stage=BUILD,
-        spec={"knowledge_base": section, **spec.sections("schedule")},
-        inputs={"public": source.digest, "pretrain": weights.digest},
-    )
+    inputs = {"public": source.digest, "pretrain": weights.digest}
+    newest = publish_newest(out)
+    # A base that grew since is still the base of these inputs.
+    grown = {} if newest is None else {k: v for k, v in newest.inputs.items() if k.startswith(APPENDED)}
+    folder = StageFolder(out, stage=BUILD, spec=base_spec(spec), inputs={**inputs, **grown})
     if folder.finished is not None:
-        return folder.finished
-    parts = [f for f in source.files if f.rows]
-    trajectories = map_parts(
-        _make_trajectory_maker,
-        (spec, images, tuple(parts), pretrain, weights, out),
-        len(parts),
-        store=out,
-        name="trajectories",
-        num_actors=available_cpus(),
-    )
-    files = tuple(FileEntry(**r["file"]) for r in trajectories)
-    (prototypes,) = map_parts(
-        _make_prototype_fitter, (spec, out, files), 1, store=out, name="prototypes", num_actors=1
-    )
-    num_shards = min(spec.knowledge_base.num_shards, sum(f.rows for f in files))
-    shards = map_parts(
-        _make_shard_builder,
-        (spec, out, files, FileEntry(**prototypes["file"]), num_shards),
-        num_shards,
-        store=out,
-        name="shards",
-        num_actors=available_cpus(),
-        keeps_state=False,
-    )
-    entries = [*files, FileEntry(**prototypes["file"])]
-    entries += [FileEntry(**f) for shard in shards for f in shard["files"]]
-    facts = {
-        "num_shards": num_shards,
-        "num_trajectories": sum(f.rows for f in files),
-        "num_prototypes": prototypes["num_prototypes"],
-        "feature_dim": spec.extractor.feature_dim,
-        "ef_search": spec.knowledge_base.ef_search,
-        "num_public_classes": weights.facts["num_public_classes"],
-    }
-    facts |= _measure_recall(spec, out, folder, entries, facts)
-    manifest = folder.finish(privacy_class="public", files=entries, facts=facts)
-    for name in ("trajectories", "prototypes", "shards"):
-        FinishedParts(out, name).clear()
+        damaged = damaged_files(out, folder.finished)
+        return repair_base(spec, images, pretrain, out, folder.finished, damaged) if damaged else folder.finished
+    work = BaseWork(spec, out, operation="build", identity={"spec": folder.spec, "inputs": inputs})
+    try:
+        draft = _first_version(work, images, source, pretrain, weights, folder)
+        manifest = commit_version(out, replace(draft, seconds=folder.seconds))
+    except (ArtifactError, InputError):
+        # Another builder of the same base may have finished it, and put away what this one was reading.
+        done = publish_newest(out)
+        if done is None or digest_of([done.spec, done.inputs]) != digest_of([folder.spec, inputs]):
+            raise
+        manifest = done
+    folder.forget_begun()
+    work.finish()
     return manifest
 
 
-def _make_trajectory_maker(
-    spec: RunSpec, images: Store, parts: tuple[FileEntry, ...], pretrain: Store, weights: Manifest, out: Store
-) -> Callable[[int], dict[str, Any]]:
-    import numpy as np
-    import torch
-
-    from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise, values_of_latents
-
-    device = spec.runtime.device
-    models = open_public_models(spec, pretrain, weights, device=device)
-    draws = spec.knowledge_base.num_trajectories_per_image
-
-    def make_trajectories(index: int) -> dict[str, Any]:
-        table = read_images(images, parts[index])
-        latent = encode_pixels(models.autoencoder, torch.from_numpy(table.image), device=device)
-        trajectory_id = (table.example_id[:, None] * draws + np.arange(draws)).reshape(-1)
-        latent = latent.repeat_interleave(draws, dim=0).to(device)
-        noise = trajectory_noise(spec.pretrain.seed, trajectory_id, models.latent_shape).to(device)
-        key = keys_of_latents(
-            latent,
-            noise,
-            denoiser=models.denoiser,
-            extract=models.extractor,
-            schedule=spec.schedule,
-            alphas_cumprod=models.alphas_cumprod,
-            num_conditions=models.num_public_classes,
-        )
-        value = values_of_latents(latent, noise, schedule=spec.schedule, alphas_cumprod=models.alphas_cumprod)
-        columns = {
-            "trajectory_id": trajectory_id,
-            "key": key.cpu().numpy(),
-            "value": value.cpu().numpy().astype(np.float16),
-            "label": np.repeat(table.label, draws),
-        }
-        entry = write_file(
-            out, f"trajectories/part-{index:05d}.parquet", table_bytes(columns), rows=len(trajectory_id)
-        )
-        return {"file": asdict(entry)}
-
-    return make_trajectories
+def base_spec(spec: RunSpec) -> dict[str, Any]:
+    """What a base depends on. How it is asked is left out, and the label map, which only restricts queries."""
+    section = dict(spec.sections("knowledge_base")["knowledge_base"])
+    for name in ("label_map", "serving", "num_probes"):
+        del section[name]
+    if section["assignment"] == "hash":  # as in bases made before there was a choice
+        del section["assignment"]
+    return {"knowledge_base": section, **spec.sections("schedule")}
 
 
-def _make_prototype_fitter(spec: RunSpec, out: Store, files: tuple[FileEntry, ...]) -> Callable[[int], dict[str, Any]]:
-    import numpy as np
-
-    from rapid_dist.retrieval.prototypes import fit_prototypes
-
-    def fit(index: int) -> dict[str, Any]:
-        total = sum(f.rows for f in files)
-        every = -(-total // MAX_PROTOTYPE_KEYS)
-        keys = [table_arrays(read_file(out, f), where=f.path)["key"][::every] for f in files]
-        centroids = fit_prototypes(
-            np.concatenate(keys), num_prototypes=spec.knowledge_base.num_prototypes, seed=spec.pretrain.seed
-        )
-        entry = write_file(out, PROTOTYPES, table_bytes({"centroid": centroids}), rows=len(centroids))
-        return {"file": asdict(entry), "num_prototypes": len(centroids)}
-
-    return fit
-
-
-def _make_shard_builder(
-    spec: RunSpec, out: Store, files: tuple[FileEntry, ...], prototypes: FileEntry, num_shards: int
-) -> Callable[[int], dict[str, Any]]:
-    import numpy as np
-
-    from rapid_dist.retrieval.prototypes import assign_prototypes
-    from rapid_dist.retrieval.shard import build_shard
-
-    section = spec.knowledge_base
-    centroids = table_arrays(read_file(out, prototypes), where=prototypes.path)["centroid"]
-
-    def build(index: int) -> dict[str, Any]:
-        pieces: dict[str, list[np.ndarray]] = {}
-        for file in files:
-            columns = table_arrays(read_file(out, file), where=file.path)
-            mine = np.flatnonzero(columns["trajectory_id"] % num_shards == index)
-            for name, values in columns.items():
-                pieces.setdefault(name, []).append(values[mine])
-        columns = {name: np.concatenate(values) for name, values in pieces.items()}
-        columns["prototype"] = assign_prototypes(columns["key"], centroids)
-        shard = build_shard(
-            columns["key"],
-            columns["trajectory_id"],
-            space=section.space,
-            M=section.M,
-            ef_construction=section.ef_construction,
-            seed=spec.pretrain.seed,
-        )
-        return {"files": [asdict(f) for f in write_shard(out, index, shard, columns)]}
-
-    return build
-
-
-def _measure_recall(
-    spec: RunSpec, out: Store, folder: StageFolder, entries: list[FileEntry], facts: dict[str, Any]
-) -> dict[str, float]:
-    """Recall of the index against exact search over the same shards, on slightly moved keys."""
-    import dataclasses
-
-    from rapid_dist.retrieval.merge import draw_nearby_keys, recall_at
-
-    draft = Manifest(
-        stage=BUILD, privacy_class="public", spec=folder.spec, inputs=folder.inputs, files=entries, facts=facts
+def _first_version(
+    work: BaseWork, images: Store, source: Manifest, pretrain: Store, weights: Manifest, folder: StageFolder
+) -> Manifest:
+    spec = work.spec
+    made = work.make_set(
+        images,
+        source,
+        pretrain,
+        weights,
+        number=0,
+        first_id=0,
+        num_shards=spec.knowledge_base.num_shards,
     )
-    exact, hnsw = (
-        open_knowledge_base(dataclasses.replace(spec.knowledge_base, method=m), out, draft) for m in ("exact", "hnsw")
+    cluster_of = range(made.num_shards) if spec.knowledge_base.assignment == "cluster" else [0] * made.num_shards
+    records = [ShardRecord(number=i, pieces=[[0, i]], cluster=cluster_of[i]) for i in range(made.num_shards)]
+    trajectories = {0: made.files}
+    built, files = work.build_shards(trajectories, made.fitted[PROTOTYPES], records)
+    facts = {
+        "version": 1,
+        "num_prototypes": made.fitted[PROTOTYPES].rows,
+        "feature_dim": spec.extractor.feature_dim,
+        "ef_search": spec.knowledge_base.ef_search,
+        "num_public_classes": weights.facts["num_public_classes"],
+        "sets": [made.fact("public")],
+        "next_number": len(records),
+    }
+    return work.describe(
+        Manifest(stage=BUILD, privacy_class="public", spec=folder.spec, inputs=folder.inputs, files=[]),
+        records=built,
+        files=[*made.files, *made.fitted.values(), *files],
+        facts=facts,
     )
-    first = next(f for f in entries if f.path.startswith("shards/") and f.path.endswith(".parquet"))
-    keys = table_arrays(read_file(out, first), where=first.path)["key"][:NUM_RECALL_QUERIES]
-    queries = draw_nearby_keys(keys, seed=spec.pretrain.seed)
-    count = min(10, facts["num_trajectories"])
-    truth = exact.query(queries, num_neighbors=count)
-    found = MeasuredSearch(hnsw, current_recorder(), "recall").query(queries, num_neighbors=count)
-    return {"recall_at_1": recall_at(found, truth, 1), f"recall_at_{count}": recall_at(found, truth, count)}
+
+
+def run_append(spec: RunSpec, images: Store, pretrain: Store, out: Store) -> Manifest:
+    """Adds the trajectories of a further ingested public dataset as new shards; nothing existing is rebuilt.
+
+    Ids of the new set start above all ids of the base, so sets never clash. The same images again change nothing,
+    but make anew what the base lost of them.
+
+    Guarantee: refuses any input whose privacy class is not public.
+    """
+    base, weights, source = _open_to_change(spec, pretrain, out, images)
+    if source.digest in base.inputs.values():
+        damaged = damaged_files(out, base)
+        return repair_base(spec, images, pretrain, out, base, damaged) if damaged else base
+    records, sets = shard_records(base), list(base.facts["sets"])
+    first_set = sets[0]
+    number, label = len(sets), f"{APPENDED}{len(sets):03d}"
+    work = BaseWork(spec, out, operation="append", identity={"base": base.digest, "images": source.digest})
+    by_cluster = spec.knowledge_base.assignment == "cluster"
+    made = work.make_set(
+        images,
+        source,
+        pretrain,
+        weights,
+        number=number,
+        first_id=max(s["next_id"] for s in sets),
+        num_shards=first_set["num_shards"] if by_cluster else _shards_for(source, first_set, spec),
+        base=base,
+    )
+    first = base.facts["next_number"]
+    new = [
+        ShardRecord(number=first + i, pieces=[[number, i]], cluster=i if by_cluster else 0)
+        for i in range(made.num_shards)
+    ]
+    trajectories = {**trajectory_files(base), number: made.files}
+    built, files = work.build_shards(trajectories, named_file(base, PROTOTYPES), new)
+    kept = [f for f in base.files if f != named_file(base, QUERIES)]
+    draft = work.describe(
+        replace(base, inputs={**base.inputs, label: source.digest}),
+        records=[*records, *built],
+        files=[*kept, *made.files, made.fitted[QUERIES], *files],
+        facts={
+            **base.facts,
+            "version": version_of(base) + 1,
+            "sets": [*sets, made.fact(label)],
+            "next_number": first + len(new),
+        },
+    )
+    return _commit(work, draft)
+
+
+def run_compact(spec: RunSpec, pretrain: Store, out: Store, *, max_rows: int | None = None) -> Manifest:
+    """Merges small shards into shards of at most max_rows rows; returns the base unchanged when nothing fits.
+
+    max_rows: None is twice the largest shard's. Rows, and so exact search, stay the same.
+    """
+    base, _, _ = _open_to_change(spec, pretrain, out, None)
+    records = shard_records(base)
+    rows = {files.name: files.rows.rows for files in shard_files(base)}
+    limit = 2 * max(rows.values()) if max_rows is None else max_rows
+    merges = plan_compaction([(r.cluster, rows[r.name]) for r in records], max_rows=limit)
+    if not merges:
+        return base
+    merged = {position for group in merges for position in group}
+    first = base.facts["next_number"]
+    new = [
+        ShardRecord(
+            number=first + i,
+            pieces=[piece for position in group for piece in records[position].pieces],
+            cluster=records[group[0]].cluster,
+        )
+        for i, group in enumerate(merges)
+    ]
+    work = BaseWork(spec, out, operation="compact", identity={"base": base.digest, "merges": merges})
+    built, files = work.build_shards(trajectory_files(base), named_file(base, PROTOTYPES), new)
+    gone = {records[position].name for position in merged}
+    draft = work.describe(
+        base,
+        records=[r for r in records if r.name not in gone] + built,
+        files=[f for f in base.files if shard_name_of(f.path) not in gone] + files,
+        facts={**base.facts, "version": version_of(base) + 1, "next_number": first + len(new)},
+    )
+    return _commit(work, draft)
+
+
+def _commit(work: BaseWork, draft: Manifest) -> Manifest:
+    try:
+        return commit_version(work.out, draft)
+    finally:
+        work.finish()
+
+
+def _open_to_change(
+    spec: RunSpec, pretrain: Store, out: Store, images: Store | None
+) -> tuple[Manifest, Manifest, Manifest | None]:
+    """The newest version, the public models and the new images. Raises ArtifactError for a base of another spec."""
+    source = None if images is None else open_artifact(images, stage=INGEST, privacy_classes=("public",))
+    weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
+    base = open_newest(out)
+    StageFolder(out, stage=BUILD, spec=base_spec(spec), inputs=base.inputs)
+    if base.inputs["pretrain"] != weights.digest:
+        raise ArtifactError(
+            f"{out.uri} was built with other public models than those in {pretrain.uri}; "
+            "use the run's own folder, or build a new base"
+        )
+    if source is not None and source.facts["image_shape"] != weights.facts["image_shape"]:
+        raise InputError(
+            f"images to append have shape {source.facts['image_shape']}, the base's {weights.facts['image_shape']}; "
+            "ingest them with the same image size and channels"
+        )
+    return base, weights, source
+
+
+def _shards_for(source: Manifest, first_set: Mapping[str, Any], spec: RunSpec) -> int:
+    """Shards for a new set: about as many rows in each as a shard of the build has."""
+    rows = sum(f.rows for f in source.files) * spec.knowledge_base.num_trajectories_per_image
+    per_shard = max(1, first_set["rows"] // first_set["num_shards"])
+    return -(-rows // per_shard)

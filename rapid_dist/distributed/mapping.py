@@ -88,7 +88,7 @@ def map_parts(
                     failures[row["part"]] = answer
                 else:
                     results[row["part"]] = answer
-                    progress.update(len(results))
+                    progress.update(len(results), rows=int(answer.get("rows", 0)))
                     queue.one_done()
         if failures:
             first = failures[min(failures)]

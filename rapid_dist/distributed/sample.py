@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rapid_dist.artifacts.images import ImageTable, write_images
+from rapid_dist.artifacts.kb_versions import version_of
 from rapid_dist.artifacts.knowledge_base import BUILD, open_knowledge_base
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, read_file
 from rapid_dist.artifacts.models import PRETRAIN, load_into, open_public_models, read_weights
@@ -18,11 +19,14 @@ from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays
 from rapid_dist.distributed.mapping import map_parts
+from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import available_cpus
 from rapid_dist.distributed.train import TRAIN, VOTES, WEIGHTS
+from rapid_dist.errors import ArtifactError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.recorder import current_recorder
 from rapid_dist.metrics.search import MeasuredSearch
+from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.sampling.images import evaluations_per_image, sample_private, sample_public_only
 from rapid_dist.sampling.labels import sample_labels
 from rapid_dist.sampling.starts import VotedPrototypes
@@ -36,12 +40,17 @@ def run_sample(spec: RunSpec, pretrain: Store, knowledge_base: Store | None, tra
     """Draws sampling.num_samples images from the private model; class dp, with the training's privacy statement."""
     trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
     inputs = {"train": trained.digest, "pretrain": _digest(pretrain, PRETRAIN)}
+    base = None
     if spec.schedule.uses_retrieval:
-        inputs["knowledge_base"] = _digest(knowledge_base, BUILD)
+        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
+        _require_same_base(knowledge_base, base, trained)
+        inputs["knowledge_base"] = base.digest
     folder = StageFolder(out, stage=SAMPLE, spec=_sections(spec), inputs=inputs)
     if folder.finished is not None:
         return folder.finished
-    files = _map_batches(_make_private_sampler, (spec, pretrain, knowledge_base, train, out), spec, out, SAMPLE)
+    with served_search(spec.knowledge_base, knowledge_base, base) as search:
+        arguments = (spec, pretrain, knowledge_base, base, search, train, out)
+        files = _map_batches(_make_private_sampler, arguments, spec, out, SAMPLE)
     facts = {"evaluations": evaluations_per_image(spec), "statement": trained.facts["statement"]}
     manifest = folder.finish(
         privacy_class="dp", files=files, facts=facts, not_private_reasons=trained.not_private_reasons
@@ -63,6 +72,15 @@ def run_sample_public_only(spec: RunSpec, pretrain: Store, out: Store) -> Manife
     return manifest
 
 
+def _require_same_base(store: Store, base: Manifest, trained: Manifest) -> None:
+    """Raises ArtifactError when the base changed after training: sampling must start where training learnt to."""
+    if trained.inputs.get("knowledge_base") != base.digest:
+        raise ArtifactError(
+            f"{store.uri} is now version {version_of(base)} of the knowledge base, not the one the private model was "
+            "trained with; train with it in a new --out folder, or sample from a copy of the base as it was"
+        )
+
+
 def _digest(store: Store, stage: str) -> str:
     return open_artifact(store, stage=stage, privacy_classes=("public",)).digest
 
@@ -73,6 +91,7 @@ def _sections(spec: RunSpec) -> dict[str, Any]:
         **spec.sections("sampling", "schedule"),
         "num_classes": spec.data.num_classes,
         "label_map": label_map,
+        **routing_section(spec),
     }
 
 
@@ -98,7 +117,13 @@ def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndar
 
 
 def _make_private_sampler(
-    spec: RunSpec, pretrain: Store, knowledge_base: Store | None, train: Store, out: Store
+    spec: RunSpec,
+    pretrain: Store,
+    knowledge_base: Store | None,
+    base: Manifest | None,
+    search: TrajectorySearch | None,
+    train: Store,
+    out: Store,
 ) -> Callable[[int], dict[str, Any]]:
     from rapid_dist.diffusion.denoisers import build_denoiser
     from rapid_dist.seeding import make_generator
@@ -115,10 +140,10 @@ def _make_private_sampler(
     ).to(device)
     load_into(denoiser, read_weights(train, trained, WEIGHTS), where=f"{train.uri}/{WEIGHTS}")
     denoiser.eval().requires_grad_(False)
-    search, voted = None, None
+    voted = None
     if spec.schedule.uses_retrieval:
-        base = open_artifact(knowledge_base, stage=BUILD)
-        search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
+        if search is None:
+            search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
         if spec.sampling.starts == "votes":
             entry = next(f for f in trained.files if f.path == VOTES)
             noisy = table_arrays(read_file(train, entry), where=entry.path)["noisy_votes"]

@@ -74,7 +74,9 @@ def start_ray() -> None:
                 )
             )
     else:
+        # local: not a Ray of somebody else on this machine, which ray.init would join where it finds one.
         # The dashboard stays on: Ray Train asks its State API, and without it complains or waits for ever.
+        options |= {"address": "local"}
         options |= {"num_cpus": _sessions[0].num_cpus if _sessions else None, "include_dashboard": True}
     with _silent_core(), _explained(address):
         ray.init(**options)

@@ -19,6 +19,7 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
 from rapid_dist.distributed.ledger_actor import ledger_actor
 from rapid_dist.distributed.metrics import relayed_recorder
+from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.metrics.recorder import Recorder
@@ -53,12 +54,15 @@ def run_train(
         "private": open_artifact(images, stage=INGEST, privacy_classes=("private",)).digest,
         "pretrain": open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",)).digest,
     }
+    base = None
     if spec.schedule.uses_retrieval:
-        inputs["knowledge_base"] = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",)).digest
+        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
+        inputs["knowledge_base"] = base.digest
     sections = {
         **spec.sections("denoiser", "schedule", "privacy", "training"),
         "num_classes": spec.data.num_classes,
         "label_map": {str(k): v for k, v in spec.knowledge_base.label_map.items()},
+        **routing_section(spec),
     }
     folder = StageFolder(out, stage=TRAIN, spec=sections, inputs=inputs)
     if folder.finished is not None:
@@ -69,7 +73,11 @@ def run_train(
     terms = plan.ledger_terms()
     join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=plan.to_plain())
     start_ray()
-    with ledger_actor(ledger, **terms) as client, relayed_recorder() as recorder:
+    with (
+        ledger_actor(ledger, **terms) as client,
+        relayed_recorder() as recorder,
+        served_search(spec.knowledge_base, knowledge_base, base) as search,
+    ):
         answer = run_workers(
             train_worker,
             {
@@ -79,6 +87,8 @@ def run_train(
                 "images": images,
                 "pretrain": pretrain,
                 "knowledge_base": knowledge_base,
+                "base": base,
+                "search": search,
                 "ledger": client,
                 "out": out,
                 "recorder": recorder,
@@ -171,6 +181,8 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
             knowledge_base=arguments["knowledge_base"],
             collective=collective,
             device=device,
+            base=arguments["base"],
+            search=arguments["search"],
         ),
     )
     votes = _release_votes(inputs, spec, plan, attempt, collective, out)

@@ -59,7 +59,7 @@ def run_workers(
                     "threads": cpus,
                     "device": runtime.device,
                     "name": name,
-                    "is_elastic": fewest < most,
+                    "most": most if fewest < most else None,
                 },
                 scaling_config=ScalingConfig(
                     num_workers=most if fewest == most else (fewest, most),
@@ -97,15 +97,23 @@ def run_workers(
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt. Ray Train's handler would end the process with code 1, and outlives the fit."""
-    previous = signal.getsignal(signal.SIGINT)
+    """Ctrl-C raises KeyboardInterrupt. Ray Train's handler would end the process with code 1, and outlives the fit.
+
+    So does SIGTERM, by which a Ray job is stopped: an elastic fit that is not aborted keeps its claim on the cluster's
+    resources for three minutes, in which the next one waits.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if is_main:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, previous)
+        if is_main:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _last_line(error: BaseException) -> str:
@@ -123,9 +131,9 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
         device = str(get_device())
     collective = TorchCollective(device)
-    if config["is_elastic"] and collective.rank == 0:
+    if config["most"] and collective.rank == 0:
         say_fn = config["arguments"]["say"]
-        say_fn(headed(config["name"], f"a group of {collective.world_size} workers starts"))
+        say_fn(headed(config["name"], f"starts on {collective.world_size} of at most {config['most']} workers"))
     try:
         return config["fn"](collective, {**config["arguments"], "device": device})
     except errors.RapidDistError as error:

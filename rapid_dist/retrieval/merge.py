@@ -77,6 +77,38 @@ def select_neighbors(
     return found
 
 
+def first_neighbors(trajectory_id: np.ndarray, distance: np.ndarray, num_neighbors: int) -> Neighbors:
+    """Returns each row's first k candidates by (distance, trajectory_id), each trajectory at most once.
+
+    It is select_neighbors for rows of equal length, in less time: only the rows where equal distances or repeats
+    reach the first k are left to it. A repeat further back changes nothing.
+    trajectory_id: (q, m) int64, negative ones are padding; distance: (q, m) float32.
+    Raises SpecError when num_neighbors < 1.
+    """
+    found = no_neighbors(len(trajectory_id), num_neighbors)
+    width = min(num_neighbors, trajectory_id.shape[1])
+    ids, near = trajectory_id, np.where(trajectory_id < 0, np.float32(np.inf), distance)
+    if not (near[:, 1:] >= near[:, :-1]).all():
+        order = np.argsort(near, axis=1)[:, : width + 1]
+        ids, near = np.take_along_axis(ids, order, axis=1), np.take_along_axis(near, order, axis=1)
+    found.trajectory_id[:, :width] = np.maximum(ids[:, :width], NO_TRAJECTORY)
+    found.distance[:, :width] = near[:, :width]
+    ascending = np.sort(ids[:, :width], axis=1)
+    is_settled = (near[:, 1 : width + 1] > near[:, : min(width, near.shape[1] - 1)]).all(axis=1)
+    is_settled &= (ascending[:, 1:] > ascending[:, :-1]).all(axis=1)
+    rows = np.flatnonzero(~is_settled)
+    if len(rows):
+        exact = select_neighbors(
+            np.repeat(np.arange(len(rows)), trajectory_id.shape[1]),
+            trajectory_id[rows].ravel(),
+            distance[rows].ravel(),
+            num_queries=len(rows),
+            num_neighbors=num_neighbors,
+        )
+        found.trajectory_id[rows], found.distance[rows] = exact.trajectory_id, exact.distance
+    return found
+
+
 def merge_neighbors(parts: Sequence[Neighbors], num_neighbors: int) -> Neighbors:
     """Returns the k nearest over all parts, by (distance, trajectory_id), without padding and duplicates.
 
@@ -87,13 +119,10 @@ def merge_neighbors(parts: Sequence[Neighbors], num_neighbors: int) -> Neighbors
     num_queries = {len(part) for part in parts}
     if len(num_queries) != 1:
         raise InputError(f"got parts for {sorted(num_queries)} queries; expected parts for the same queries")
-    (q,) = num_queries
-    return select_neighbors(
-        np.concatenate([np.repeat(np.arange(q), part.trajectory_id.shape[1]) for part in parts]),
-        np.concatenate([part.trajectory_id.ravel() for part in parts]),
-        np.concatenate([part.distance.ravel() for part in parts]),
-        num_queries=q,
-        num_neighbors=num_neighbors,
+    return first_neighbors(
+        np.concatenate([part.trajectory_id for part in parts], axis=1),
+        np.concatenate([part.distance for part in parts], axis=1),
+        num_neighbors,
     )
 
 

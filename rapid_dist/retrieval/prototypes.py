@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.retrieval.exact import prepare_vectors, search_exact
@@ -27,8 +26,14 @@ def fit_prototypes(keys: np.ndarray, *, num_prototypes: int, seed: int) -> np.nd
     distinct, counts = np.unique(keys + np.float32(0), axis=0, return_counts=True)
     if len(distinct) <= num_prototypes:
         return distinct
+    # Here, because whoever only searches a base needs neither.
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
     kmeans = MiniBatchKMeans(num_prototypes, random_state=seed, n_init=3, batch_size=1024)
-    kmeans.fit(distinct, sample_weight=counts)
+    # Batches this small gain nothing from threads, and threads that wait for each other on shared cores cost much.
+    with threadpool_limits(1):
+        kmeans.fit(distinct, sample_weight=counts)
     return np.unique(kmeans.cluster_centers_.astype(np.float32) + np.float32(0), axis=0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rapid_dist.errors import SpecError
-from rapid_dist.retrieval.search import KnowledgeBaseSearch
+from rapid_dist.retrieval.interface import TrajectorySearch
 
 
 def allowed_public_labels(label_map: Mapping[int, int], private_class: int) -> frozenset[int]:
@@ -16,7 +16,7 @@ def allowed_public_labels(label_map: Mapping[int, int], private_class: int) -> f
 
 
 def nearest_trajectories(
-    keys: np.ndarray, label: np.ndarray, search: KnowledgeBaseSearch, label_map: Mapping[int, int]
+    keys: np.ndarray, label: np.ndarray, search: TrajectorySearch, label_map: Mapping[int, int]
 ) -> np.ndarray:
     """Trajectory id (n,) int64 nearest to each key (n, d) float32, among the public classes allowed for its label.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from rapid_dist.errors import ArtifactError, InputError, SpecError
 from rapid_dist.retrieval.exact import check_ids, prepare_vectors, search_exact
 from rapid_dist.retrieval.merge import Neighbors, merge_neighbors, no_neighbors
+from rapid_dist.retrieval.recall import merge_into
+from rapid_dist.retrieval.routing import Router
 from rapid_dist.retrieval.shard import HnswShard
 
 METHODS = ("hnsw", "exact")
@@ -88,16 +91,47 @@ class OpenShard:
             found.trajectory_id[members], found.distance[members] = part.trajectory_id, part.distance
         return found
 
+    def look_up(self, column: str, trajectory_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (m,) of those ids (n,) that lie in this shard, and the column's rows for them, (m, ...)."""
+        place = np.searchsorted(self._sorted_ids, trajectory_ids)
+        inside = np.flatnonzero(place < len(self._sorted_ids))
+        here = inside[self._sorted_ids[place[inside]] == trajectory_ids[inside]]
+        return here, getattr(self, column)[self._order[place[here]]]
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.trajectory_id)
+
+    @cached_property
+    def _sorted_ids(self) -> np.ndarray:
+        return self.trajectory_id[self._order]
+
+    def count_labels(self, num_prototypes: int, num_labels: int) -> np.ndarray:
+        """(num_prototypes, num_labels) int64 rows with this prototype and public class, unlabelled ones left out."""
+        counts = np.zeros((num_prototypes, num_labels), np.int64)
+        known = self.label >= 0
+        np.add.at(counts, (self.prototype[known], self.label[known]), 1)
+        return counts
+
 
 class KnowledgeBaseSearch:
     """All shards of a knowledge base, searched one after the other and merged.
 
     Exact results do not depend on how rows are split into shards. space: l2, cosine or ip; method: hnsw or
-    exact. Raises SpecError for unknown settings or hnsw without indexes, ArtifactError when shards differ in
-    shape or share a trajectory id, InputError without shards.
+    exact; num_probes: with a router, query asks this many shards only (query_within always asks all).
+    Raises SpecError for unknown settings or hnsw without indexes, ArtifactError when shards differ in shape or
+    share a trajectory id, InputError without shards.
     """
 
-    def __init__(self, shards: Sequence[OpenShard], *, space: str, method: str):
+    def __init__(
+        self,
+        shards: Sequence[OpenShard],
+        *,
+        space: str,
+        method: str,
+        router: Router | None = None,
+        num_probes: int | None = None,
+    ):
         if not shards:
             raise InputError("got no shards; expected at least one")
         shapes = {(shard.keys.shape[1], shard.value.shape[1:]) for shard in shards}
@@ -106,6 +140,9 @@ class KnowledgeBaseSearch:
         self.shards = tuple(shards)
         self.space = space
         self.method = method
+        self._router, self._num_probes = router, num_probes
+        if num_probes is not None and (router is None or router.num_shards != len(self.shards)):
+            raise SpecError(f"num_probes is {num_probes} but the base has no centroids of its shards; build it again")
         ids = np.concatenate([check_ids(s.trajectory_id, num_keys=len(s.keys)) for s in self.shards])
         self._order = np.argsort(ids)
         self._sorted_ids = ids[self._order]
@@ -128,15 +165,18 @@ class KnowledgeBaseSearch:
         return self.shards[0].value.shape[1:]
 
     def query(self, queries: np.ndarray, *, num_neighbors: int) -> Neighbors:
-        """Returns the nearest trajectories of each query, (q, d), over all shards.
+        """Returns the nearest trajectories of each query, (q, d), over all shards or its num_probes nearest ones.
 
         Raises InputError for another dim or non-finite values, SpecError when num_neighbors < 1.
         """
-        parts = [
-            shard.query(queries, num_neighbors=num_neighbors, space=self.space, method=self.method)
-            for shard in self.shards
-        ]
-        return merge_neighbors(parts, num_neighbors)
+        settings = {"num_neighbors": num_neighbors, "space": self.space, "method": self.method}
+        if self._num_probes is None:
+            return merge_neighbors([shard.query(queries, **settings) for shard in self.shards], num_neighbors)
+        found = no_neighbors(len(queries), num_neighbors)
+        asked = self._router.asked_of(queries, self._num_probes)
+        for shard, rows in zip(self.shards, asked, strict=True):
+            merge_into(found, rows, shard.query(queries[rows], **settings))
+        return found
 
     def query_within(
         self,
@@ -156,6 +196,10 @@ class KnowledgeBaseSearch:
             for shard in self.shards
         ]
         return merge_neighbors(parts, num_neighbors)
+
+    def count_labels(self, num_prototypes: int, num_labels: int) -> np.ndarray:
+        """Returns (num_prototypes, num_labels) int64 trajectories with this prototype and public class."""
+        return sum(shard.count_labels(num_prototypes, num_labels) for shard in self.shards)
 
     def values_of(self, trajectory_ids: np.ndarray) -> np.ndarray:
         """Returns (n, *value_shape) float32 for (n,) ids. Raises ArtifactError for an unknown id or -1."""
@@ -188,8 +232,9 @@ class KnowledgeBaseSearch:
         is_known[inside] = self._sorted_ids[place[inside]] == trajectory_ids[inside]
         if not is_known.all():
             raise ArtifactError(
-                f"trajectory {trajectory_ids[~is_known][0]} is not in the knowledge base of {len(self)} "
-                "trajectories; -1 is padding, any other id belongs to another base"
+                # Which id is not said: it may be the neighbour of a private record.
+                f"a trajectory asked for is not in the knowledge base of {len(self)} trajectories; -1 is padding, "
+                "any other id belongs to another base"
             )
         return self._order[place]
 

@@ -1,8 +1,8 @@
 """One HNSW index over a part of the knowledge base, with the distances of exact search.
 
-hnswlib finds the candidates; their distances are computed again by exact.pair_distances from the vectors the
-index stores, so results of several shards, or of an index and an exact search, compare bit by bit. Cosine is
-stored as ip over unit vectors, which is how hnswlib itself does it.
+hnswlib finds the candidates; the distances of those that may be returned are computed again by
+exact.pair_distances from the vectors the index stores, so results of several shards, or of an index and an exact
+search, compare bit by bit. Cosine is stored as ip over unit vectors, which is how hnswlib itself does it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import numpy as np
 
 from rapid_dist.errors import ArtifactError, InputError, SpecError, StorageError
 from rapid_dist.retrieval.exact import check_ids, pair_distances, prepare_vectors, search_exact
-from rapid_dist.retrieval.merge import Neighbors, no_neighbors, select_neighbors
+from rapid_dist.retrieval.hnsw_file import stored_rows
+from rapid_dist.retrieval.merge import NO_TRAJECTORY, Neighbors, first_neighbors, no_neighbors
 
 # Asked for beyond k, so that float32 rounding inside hnswlib does not decide ties at the k-th place.
 _EXTRA_CANDIDATES = 8
+# Added at a time; a signal such as Ctrl-C is heard in between.
+_KEYS_PER_ADD = 4096
 _MAGIC = b"rapid-dist-hnsw-1\n"
 _DIGEST_BYTES = 32
 _TOO_FEW_RESULTS = "Cannot return the results"
@@ -33,8 +36,13 @@ class HnswShard:
     are. Changing ef_search changes recall and speed only. One query call at a time: ef is state of the index.
     """
 
-    def __init__(self, index: hnswlib.Index, *, space: str, ef_search: int):
+    def __init__(
+        self, index: hnswlib.Index, keys: np.ndarray, trajectory_ids: np.ndarray, *, space: str, ef_search: int
+    ):
+        """keys: (n, d) float32 as the index stores them, rows by ascending id; trajectory_ids: (n,) int64."""
         self._index = index
+        self._keys = keys
+        self._ids = trajectory_ids
         self.space = space
         self.ef_search = _positive("ef_search", ef_search)
 
@@ -46,9 +54,19 @@ class HnswShard:
         return self._index.dim
 
     @property
+    def file_bytes(self) -> int:
+        """Length of to_bytes."""
+        return self._index.index_file_size() + len(self._header()) + len(_MAGIC) + _DIGEST_BYTES
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(n, d) float32 as the index stores them, in the order of trajectory_ids; not a copy, so do not write."""
+        return self._keys
+
+    @property
     def trajectory_ids(self) -> np.ndarray:
         """(n,) int64, ascending."""
-        return np.sort(np.array(self._index.get_ids_list(), dtype=np.int64))
+        return self._ids.copy()
 
     def query(self, queries: np.ndarray, num_neighbors: int, *, num_threads: int = 1) -> Neighbors:
         """Returns approximate neighbours, ordered by (distance, trajectory_id), padded when k > n.
@@ -61,23 +79,26 @@ class HnswShard:
         prepared = prepare_vectors(queries, space=self.space, name="queries", dim=self.dim)
         if len(prepared) == 0:
             return found
-        labels = self._candidates(prepared, min(len(self), num_neighbors + _EXTRA_CANDIDATES), num_threads)
-        if labels is None and len(prepared) > 1:
+        candidates = self._candidates(prepared, min(len(self), num_neighbors + _EXTRA_CANDIDATES), num_threads)
+        if candidates is None and len(prepared) > 1:
             # Some search could not finish. Each then goes on alone, so that helping one changes no other.
             alone = [self.query(one[None], num_neighbors, num_threads=num_threads) for one in np.asarray(queries)]
             return Neighbors(
                 trajectory_id=np.concatenate([n.trajectory_id for n in alone]),
                 distance=np.concatenate([n.distance for n in alone]),
             )
-        if labels is None:
+        if candidates is None:
             # Stored keys and queries are prepared already; cosine over them would round a second time.
-            ids, space = self.trajectory_ids, _stored_space(self.space)
-            return search_exact(self._stored_keys(ids), ids, prepared, num_neighbors=num_neighbors, space=space)
-        queries = prepared
-        unique_labels, key = np.unique(labels, return_inverse=True)
-        query, key = np.repeat(np.arange(len(queries)), labels.shape[1]), key.ravel()
-        distance = pair_distances(queries, self._stored_keys(unique_labels), query, key, space=self.space)
-        return select_neighbors(query, labels.ravel(), distance, num_queries=len(queries), num_neighbors=num_neighbors)
+            space = _stored_space(self.space)
+            return search_exact(self._keys, self._ids, prepared, num_neighbors=num_neighbors, space=space)
+        labels, approximate = candidates
+        query, place = np.nonzero(_may_be_nearest(approximate, num_neighbors, dim=self.dim, space=self.space))
+        trajectory_id = np.full(labels.shape, NO_TRAJECTORY, np.int64)
+        trajectory_id[query, place] = labels[query, place]
+        distance = np.full(labels.shape, np.inf, np.float32)
+        key = np.searchsorted(self._ids, trajectory_id[query, place])
+        distance[query, place] = pair_distances(prepared, self._keys, query, key, space=self.space)
+        return first_neighbors(trajectory_id, distance, num_neighbors)
 
     def to_bytes(self) -> bytes:
         """Returns a digest, a header with space, dim and count, and hnswlib's own file.
@@ -85,18 +106,10 @@ class HnswShard:
         Equal for equal indexes, which one build thread guarantees.
         Raises StorageError when the temporary file cannot be written whole.
         """
-        header = json.dumps({"space": self.space, "dim": self.dim, "count": len(self)}, sort_keys=True)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, "index")
-                self._index.save_index(str(path))
-                payload = path.read_bytes()
-        except OSError as error:
-            raise StorageError(f"no temporary file for the index: {error.strerror}; check TMPDIR") from error
-        if len(payload) != self._index.index_file_size():  # hnswlib does not notice a full disk.
-            raise StorageError("the temporary file of the index is cut short; free some space or set TMPDIR")
-        body = header.encode() + b"\n" + payload
-        return _MAGIC + hashlib.sha256(body).digest() + body
+        header, payload = self._header(), _saved(self._index)
+        digest = hashlib.sha256(header)
+        digest.update(payload)
+        return b"".join([_MAGIC, digest.digest(), header, payload])
 
     @classmethod
     def from_bytes(cls, data: bytes, *, dim: int, space: str, ef_search: int) -> HnswShard:
@@ -106,11 +119,11 @@ class HnswShard:
         Raises ArtifactError for damaged bytes or another dim or space, StorageError without temporary space.
         """
         start = len(_MAGIC) + _DIGEST_BYTES
-        digest, body = data[len(_MAGIC) : start], data[start:]
+        digest, body = data[len(_MAGIC) : start], memoryview(data)[start:]
         if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
             raise ArtifactError(f"{len(data)} bytes are not a whole index shard; build or copy it again")
-        header_line, _, payload = body.partition(b"\n")
-        header = json.loads(header_line)
+        end = data.index(b"\n", start)
+        header, payload = json.loads(data[start:end]), memoryview(data)[end + 1 :]
         if (header["dim"], header["space"]) != (dim, space):
             raise ArtifactError(
                 f"index shard has dim {header['dim']} and space {header['space']}; expected {dim} and {space}"
@@ -125,27 +138,30 @@ class HnswShard:
             raise StorageError(f"no temporary file for the index: {error.strerror}; check TMPDIR") from error
         except RuntimeError as error:
             raise ArtifactError(f"hnswlib cannot read the index shard: {error}; build it again") from error
-        return cls(index, space=space, ef_search=ef_search)
+        ids, keys = stored_rows(payload, dim=dim)
+        return cls(index, keys, ids, space=space, ef_search=ef_search)
 
-    def _candidates(self, queries: np.ndarray, num_candidates: int, num_threads: int) -> np.ndarray | None:
-        """Returns (q, num_candidates) int64 labels, or None when the graph does not reach that many keys.
+    def _header(self) -> bytes:
+        header = {"space": self.space, "dim": self.dim, "count": len(self)}
+        return json.dumps(header, sort_keys=True).encode() + b"\n"
+
+    def _candidates(
+        self, queries: np.ndarray, num_candidates: int, num_threads: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns (q, num_candidates) labels and hnswlib's distances, nearest first, or None when too few are reached.
 
         A single query that ef_search does not finish is tried with ef = n; several are not: they share ef.
         """
         for ef in (self.ef_search, len(self))[: 1 if len(queries) > 1 else 2]:
             self._index.set_ef(ef)
             try:
-                labels, _ = self._index.knn_query(queries, k=num_candidates, num_threads=num_threads)
+                labels, approximate = self._index.knn_query(queries, k=num_candidates, num_threads=num_threads)
             except RuntimeError as error:
                 if _TOO_FEW_RESULTS not in str(error):
                     raise
             else:
-                return labels.astype(np.int64)
+                return labels.astype(np.int64), approximate
         return None
-
-    def _stored_keys(self, trajectory_ids: np.ndarray) -> np.ndarray:
-        """(n, d) float32 in the order of the ids, unit vectors for cosine."""
-        return self._index.get_items(trajectory_ids, return_type="numpy")
 
 
 def build_shard(
@@ -179,8 +195,42 @@ def build_shard(
     order = np.argsort(ids)
     index = hnswlib.Index(space=_stored_space(space), dim=keys.shape[1])
     index.init_index(max_elements=len(ids), M=M, ef_construction=ef_construction, random_seed=seed)
-    index.add_items(keys[order], ids[order], num_threads=num_threads)
-    return HnswShard(index, space=space, ef_search=ef_construction)
+    keys, ids = keys[order], ids[order]
+    for first in range(0, len(ids), _KEYS_PER_ADD):
+        block = slice(first, first + _KEYS_PER_ADD)
+        index.add_items(keys[block], ids[block], num_threads=num_threads)
+    return HnswShard(index, keys, ids, space=space, ef_search=ef_construction)
+
+
+def _may_be_nearest(approximate: np.ndarray, num_neighbors: int, *, dim: int, space: str) -> np.ndarray:
+    """Returns which candidates can be among the first num_neighbors once their distances are exact, (q, c) bool.
+
+    hnswlib sums d float32 terms in some order. For l2 the terms are not negative and each passes at most d + 2
+    roundings of 2^-24; for cosine the terms of the dot product have absolute sum at most 1 + rounding (Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1). A candidate further from the k-th than twice that
+    error and a float32 spacing is behind all of the first k. For ip the norms are not known: all may be.
+    approximate: (q, c) float32 from hnswlib, ascending.
+    """
+    if space == "ip" or num_neighbors >= approximate.shape[1]:
+        return np.ones(approximate.shape, dtype=bool)
+    kth = approximate[:, num_neighbors - 1 : num_neighbors].astype(np.float64)
+    unit = (dim + 8) * 2.0**-24
+    # What underflow can hide in l2 is below the smallest normal float32, a term.
+    reach = kth * (1 + 3 * unit) + dim * np.finfo(np.float32).tiny if space == "l2" else kth + 2 * unit
+    return ~(approximate > reach)
+
+
+def _saved(index: hnswlib.Index) -> bytes:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "index")
+            index.save_index(str(path))
+            payload = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"no temporary file for the index: {error.strerror}; check TMPDIR") from error
+    if len(payload) != index.index_file_size():  # hnswlib does not notice a full disk.
+        raise StorageError("the temporary file of the index is cut short; free some space or set TMPDIR")
+    return payload
 
 
 def _stored_space(space: str) -> str:

@@ -10,7 +10,7 @@ from rapid_dist.diffusion.autoencoder import to_pixels
 from rapid_dist.diffusion.denoisers import one_hot_condition
 from rapid_dist.diffusion.sampler import evaluations_per_step, run_ddim
 from rapid_dist.diffusion.schedule import full_timesteps, private_timesteps, public_timesteps
-from rapid_dist.retrieval.search import KnowledgeBaseSearch
+from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.sampling.starts import VotedPrototypes, public_labels, retrieve_starts
 from rapid_dist.seeding import draw_normals
 from rapid_dist.specs import RunSpec
@@ -50,7 +50,7 @@ def sample_private(
     spec: RunSpec,
     models: PublicModels,
     denoiser: torch.nn.Module,
-    search: KnowledgeBaseSearch | None,
+    search: TrajectorySearch | None,
     voted: VotedPrototypes | None,
     index: np.ndarray,
     label: np.ndarray,

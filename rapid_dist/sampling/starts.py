@@ -11,8 +11,8 @@ from rapid_dist.artifacts.models import PublicModels
 from rapid_dist.diffusion.denoisers import one_hot_condition
 from rapid_dist.diffusion.sampler import run_ddim
 from rapid_dist.diffusion.schedule import public_timesteps
+from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.retrieval.record_queries import allowed_public_labels, nearest_trajectories
-from rapid_dist.retrieval.search import KnowledgeBaseSearch
 from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
 
@@ -61,7 +61,7 @@ def public_labels(
 def retrieve_starts(
     spec: RunSpec,
     models: PublicModels,
-    search: KnowledgeBaseSearch,
+    search: TrajectorySearch,
     index: np.ndarray,
     label: np.ndarray,
     voted: VotedPrototypes | None,

@@ -146,11 +146,18 @@ class KnowledgeBaseSpec:
     ef_construction: int = 200
     ef_search: int = 100
     num_prototypes: int = 64  # public clusters of the keys; private examples vote for them
+    assignment: str = "hash"  # hash: rows spread evenly over shards; cluster: like keys together, so few probes suffice
+    serving: str = "in_process"  # in_process: whoever asks holds all shards; service: Ray actors hold one shard each
+    num_probes: int | None = None  # shards a query goes to, by public centroids; None: all of them
     label_map: dict[int, int] = field(default_factory=dict)  # public class -> private class; empty: no restriction
 
     def __post_init__(self) -> None:
         require_choice("knowledge_base.space", self.space, ("l2", "cosine", "ip"))
         require_choice("knowledge_base.method", self.method, ("hnsw", "exact"))
+        require_choice("knowledge_base.assignment", self.assignment, ("hash", "cluster"))
+        require_choice("knowledge_base.serving", self.serving, ("in_process", "service"))
+        if self.num_probes is not None:
+            require_positive(self, "knowledge_base", "num_probes")
         names = ("num_trajectories_per_image", "num_shards", "M", "ef_construction", "ef_search", "num_prototypes")
         require_positive(self, "knowledge_base", *names)
 

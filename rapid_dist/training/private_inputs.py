@@ -9,12 +9,13 @@ import torch
 
 from rapid_dist.artifacts.images import INGEST, read_all_images
 from rapid_dist.artifacts.knowledge_base import BUILD, open_knowledge_base
-from rapid_dist.artifacts.manifest import open_artifact
+from rapid_dist.artifacts.manifest import Manifest, open_artifact
 from rapid_dist.artifacts.models import PRETRAIN, PublicModels, encode_pixels, open_public_models
 from rapid_dist.artifacts.prototypes import prototype_label_shares
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.diffusion.denoisers import build_denoiser
 from rapid_dist.errors import InputError
+from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.retrieval.record_queries import nearest_trajectories
 from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise
 from rapid_dist.seeding import derive_seed, make_generator
@@ -47,8 +48,13 @@ def load_private_inputs(
     knowledge_base: Store | None,
     collective: Collective,
     device: str,
+    base: Manifest | None = None,
+    search: TrajectorySearch | None = None,
 ) -> PrivateInputs:
     """Reads this worker's records, encodes them with public weights and retrieves each one's trajectory once.
+
+    base: the version of the knowledge base to use, whatever became of it since; None is the newest.
+    search: a service that holds the base; None opens it in this process.
 
     Guarantee: every row is a function of its record and public artefacts alone.
     """
@@ -65,8 +71,10 @@ def load_private_inputs(
     label = table.label.astype(np.int64) if spec.data.num_classes else np.full(len(table), -1, dtype=np.int64)
     surrogate, prototype, num_prototypes, prototype_labels = None, np.empty(0, np.int64), 0, None
     if spec.schedule.uses_retrieval:
-        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
-        search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
+        if base is None:
+            base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
+        if search is None:
+            search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
         nearest = nearest_trajectories(
             _record_keys(spec, models, latent, table.example_id, device), label, search, spec.knowledge_base.label_map
         )

@@ -76,6 +76,22 @@ def test_what_was_written_is_read_and_listed(store):
     assert Store(f"file://{store.uri}").read_bytes("a/one") == b"1"
 
 
+def test_sizes_are_those_of_the_files_directly_in_a_folder(store):
+    store.write_bytes("a/x.bin", b"12345")
+    store.write_bytes("a/b/y.bin", b"1")
+    assert store.file_sizes("a") == {"x.bin": 5}
+    assert store.file_sizes("nowhere") == {}
+
+
+def test_a_reader_seeks_to_what_is_asked_for(store):
+    store.write_bytes("a/x.bin", b"0123456789")
+    with store.open_reader("a/x.bin") as file:
+        file.seek(6)
+        assert file.read(2) == b"67"
+    with pytest.raises(InputError, match=r"a/no\.bin does not exist"), store.open_reader("a/no.bin"):
+        pass
+
+
 def test_reading_an_absent_file_is_an_input_error(store):
     with pytest.raises(InputError, match=r"a/b does not exist"):
         store.read_bytes("a/b")

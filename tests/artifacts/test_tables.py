@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.artifacts.tables import grouped_table_bytes, read_table_group, table_arrays, table_bytes
 from rapid_dist.errors import ArtifactError
 
 RNG = np.random.default_rng(0)
@@ -53,3 +53,63 @@ def foreign_parquet() -> bytes:
 def test_bytes_of_another_program_are_refused_by_name(data):
     with pytest.raises(ArtifactError, match="here is not a table of this program"):
         table_arrays(data, where="here")
+
+
+GROUPS = np.array([3, 0, 3, 5, 0, 0, 3, 5] * 20)
+
+
+def grouped():
+    rng = np.random.default_rng(0)
+    columns = {
+        "trajectory_id": np.arange(len(GROUPS)),
+        "key": rng.normal(size=(len(GROUPS), 4)).astype("f4"),
+        "value": rng.normal(size=(len(GROUPS), 1, 2, 2)).astype("f2"),
+    }
+    return columns, grouped_table_bytes(columns, GROUPS)
+
+
+class Counted(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.bytes_read = getattr(self, "bytes_read", 0) + len(data)
+        return data
+
+
+def test_one_group_is_read_as_it_was_written_and_the_others_are_not_read():
+    columns, data = grouped()
+    for group in (0, 3, 5):
+        table = read_table_group(io.BytesIO(data), group, where="x")
+        for name, values in columns.items():
+            np.testing.assert_array_equal(table[name], values[np.equal(GROUPS, group)])
+            assert table[name].dtype == values.dtype
+    assert read_table_group(io.BytesIO(data), 4, where="x") is None
+    wide = {"key": np.random.default_rng(1).normal(size=(8000, 64)).astype("f4")}
+    file = Counted(grouped_table_bytes(wide, np.arange(8000) % 20))
+    read_table_group(file, 7, where="x")
+    assert file.bytes_read < len(file.getvalue()) // 8
+
+
+def test_a_flipped_byte_among_the_data_is_refused_or_lies_in_another_group():
+    columns, data = grouped()
+    refused = 0
+    for position in range(8, len(data) // 2, 29):
+        broken = bytearray(data)
+        broken[position] ^= 1
+        for group in (0, 3, 5):
+            try:
+                table = read_table_group(io.BytesIO(bytes(broken)), group, where="the file x")
+            except ArtifactError as error:
+                refused += "the file x is not a table" in str(error)
+            else:
+                for name, values in columns.items():
+                    np.testing.assert_array_equal(table[name], values[np.equal(GROUPS, group)])
+    assert refused > 20
+
+
+def test_a_cut_group_file_is_refused():
+    _, data = grouped()
+    for size in (0, 10, len(data) // 2, len(data) - 1):
+        with pytest.raises(ArtifactError, match="not a table"):
+            read_table_group(io.BytesIO(data[:size]), 0, where="x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tests.tiny import tiny_settings, write_spec
 
 pytestmark = pytest.mark.cluster
 
-STEPS, BLOCK, SPARE = 400, 10, 120
+STEPS, BLOCK, SPARE = 1500, 25, 300
 SECRET = "test-secret-never-shown"
 
 
@@ -47,7 +48,14 @@ def working_folder(folder: Path, sources, s3_prefix: str) -> Path:
         sources,
         privacy={"spare_steps": SPARE},
         training={"steps": STEPS, "checkpoint_every": BLOCK},
-        runtime={"num_workers": 1, "min_workers": 1, "max_workers": 2, "num_cpus": None, "resize_seconds": 5},
+        runtime={
+            "num_workers": 1,
+            "min_workers": 1,
+            "max_workers": 2,
+            "num_cpus": None,
+            "resize_seconds": 5,
+            "max_failures": 5,
+        },
     )
     settings["data"] |= {name: f"{s3_prefix}/sources/{name}.npz" for name in ("private", "public", "test")}
     write_spec(folder / "spec.yaml", settings)
@@ -76,7 +84,8 @@ def finished(s3_environment, tiny_sources, tmp_path_factory):
     folder = working_folder(tmp_path_factory.mktemp("checkout"), tiny_sources, prefix)
     seen = Finished(run=Store(f"{prefix}/run"))
     entry = ("--spec", "spec.yaml", "--out", seen.run.uri)
-    with start_cluster(2, cpus_per_node=1, env=s3_environment) as cluster:
+    # The code reaches the workers by --working-dir alone.
+    with start_cluster(2, cpus_per_node=1, env={**s3_environment, "PYTHONPATH": ""}) as cluster:
         jobs = RayJobs(cluster, folder)
         for name in ("ingest", "pretrain", "build_kb"):
             seen.logs[name] = jobs.submit(name, f"jobs/{name}.py", *entry)
@@ -91,11 +100,12 @@ def finished(s3_environment, tiny_sources, tmp_path_factory):
         seen.entries_when_stopped = {name: ledger.read_bytes(name) for name in ledger.list_files()}
 
         jobs.submit("train-2", "jobs/train.py", *entry, wait=False)
+        wait_until(lambda: group_sizes(jobs.log("train-2"))[-1:] == "2", "a group of two")
         before = checkpoints.list_files()
         wait_until(lambda: checkpoints.list_files() != before, "another checkpoint")
         assert read_manifest(seen.run.child(layout.TRAIN)) is None
         cluster.workers[0].kill()
-        wait_until(lambda: "a group of 1 workers starts" in jobs.log("train-2"), "the smaller group")
+        wait_until(lambda: group_sizes(jobs.log("train-2"))[-1:] == "1", "the smaller group")
         cluster.add_node()
         seen.logs["train-2"] = jobs.wait_for_end("train-2", 600)
 
@@ -103,6 +113,11 @@ def finished(s3_environment, tiny_sources, tmp_path_factory):
             seen.logs[name] = jobs.submit(name, f"jobs/{name}.py", *entry)
         seen.logs["again"] = jobs.submit("again", "jobs/run.py", *entry)
     return seen
+
+
+def group_sizes(log: str) -> str:
+    """One digit for each group of workers that started."""
+    return "".join(re.findall(r"starts on (\d) of at most 2 workers", log))
 
 
 def ledger_store(run: Store) -> Store:
@@ -127,14 +142,14 @@ def test_a_cancelled_job_leaves_its_ledger_and_no_manifest_and_the_next_one_goes
 
 
 def test_a_lost_node_and_a_new_one_change_the_group_and_every_attempt_is_paid_for(finished):
-    sizes = [line.split()[4] for line in finished.logs["train-2"].splitlines() if "workers starts" in line]
-    assert sizes[:2] == ["2", "1"]
-    assert sizes[-1] == "2"
+    sizes = group_sizes(finished.logs["train-2"])
+    assert re.search("2.*1.*2", sizes), sizes
+    attempts = len(group_sizes(finished.logs["train-1"])) + len(sizes)
     paid = read_ledger(ledger_store(finished.run))
-    assert len(paid.attempts) == 1 + len(sizes)
+    assert 4 <= len(paid.attempts) <= attempts
     # Every restart lost at most one block of steps that was paid for, and none of it was taken back.
     lost = sum(c.num_steps for c in paid.charges if c.purpose == "training") - STEPS
-    assert 0 <= lost <= BLOCK * len(sizes)
+    assert 0 <= lost <= BLOCK * (attempts - 1)
     assert paid.spent_epsilon() <= 8
 
 

@@ -50,6 +50,7 @@ def test_epsilon_is_what_the_ledger_says(scraped):
 def test_work_of_other_nodes_is_counted_once(scraped):
     _, prometheus = scraped
     assert highest(prometheus, 'rapid_dist_steps_total{loop="denoiser"}') == SETTINGS["pretrain"]["steps"]
+    assert highest(prometheus, 'rapid_dist_steps_total{loop="private"}') == SETTINGS["training"]["steps"]
     assert highest(prometheus, 'rapid_dist_samples_total{model="private"}') == SETTINGS["sampling"]["num_samples"]
     queries = 'rapid_dist_knowledge_base_queries_total{source="sample"}'
     assert highest(prometheus, queries) == SETTINGS["sampling"]["num_samples"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 from ray.train.v2.api.exceptions import ControllerError
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.distributed.worker_group import _interruptible, run_workers
 from rapid_dist.errors import RapidDistError, SpecError
 from rapid_dist.specs import RuntimeSpec
 
@@ -89,3 +90,49 @@ def test_a_dead_worker_restarts_the_group_which_goes_on_from_what_it_wrote(ray_c
     assert answer == {"rank": 0, "started_at": 2, "reached": 4}
     assert store.exists("died")
     assert len([name for name in store.list_files() if name.startswith("try-")]) == 4
+
+
+class Remembers:
+    """Stands for TorchTrainer: keeps what it was asked for."""
+
+    asked: ClassVar[list] = []
+
+    def __init__(self, worker, *, scaling_config, **settings):
+        self.asked.append(scaling_config)
+
+    def fit(self):
+        return SimpleNamespace(return_value={})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "workers", "cpus"),
+    [
+        (RuntimeSpec(num_workers=2), 2, 1),
+        (RuntimeSpec(num_workers=1), 1, 2),
+        (RuntimeSpec(min_workers=1, max_workers=2, resize_seconds=7), (1, 2), 1),
+        # There is room for one worker only as large as its node; more nodes of the same size may come.
+        (RuntimeSpec(min_workers=1, max_workers=8), (1, 8), 2),
+    ],
+)
+def test_a_group_asks_for_its_range_and_for_what_fits(ray_cluster, monkeypatch, runtime, workers, cpus):
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Remembers)
+    monkeypatch.setattr(Remembers, "asked", [])
+    assert run_workers(add_then_refuse, {}, runtime=runtime, name="asking") == {}
+    (asked,) = Remembers.asked
+    assert asked.num_workers == workers
+    assert asked.resources_per_worker == {"CPU": cpus}
+    assert asked.elastic_resize_monitor_interval_s == runtime.resize_seconds
+
+
+def test_a_group_that_never_fits_a_local_ray_is_refused(ray_cluster):
+    for runtime in (RuntimeSpec(num_workers=3), RuntimeSpec(min_workers=3, max_workers=4)):
+        with pytest.raises(SpecError, match=r"asks for 3 workers but this Ray has 2 CPUs.*raise runtime.num_cpus"):
+            run_workers(add_then_refuse, {}, runtime=runtime, name="waiting")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_from_outside_is_an_interrupt_and_the_handlers_come_back(number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), _interruptible():
+        signal.raise_signal(number)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

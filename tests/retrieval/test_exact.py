@@ -88,6 +88,14 @@ def test_block_sizes_change_no_bit(monkeypatch, space, offset):
         assert blocked.distance.tobytes() == whole.distance.tobytes()
 
 
+def test_unit_vectors_do_not_depend_on_the_blocks_they_are_made_in(monkeypatch):
+    vectors = np.random.default_rng(0).normal(size=(50, 33)).astype("f4")
+    whole = prepare_vectors(vectors, space="cosine", name="keys")
+    monkeypatch.setattr(exact, "_KEYS_PER_BLOCK", 7)
+    assert prepare_vectors(vectors, space="cosine", name="keys").tobytes() == whole.tobytes()
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 7, 8, 9, 127, 128, 129, 300])
 @pytest.mark.parametrize("space", SPACES)
 def test_pair_distance_bits_depend_on_the_pair_only(space, dim):

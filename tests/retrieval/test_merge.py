@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rapid_dist.errors import InputError, SpecError
-from rapid_dist.retrieval.merge import Neighbors, merge_neighbors, no_neighbors, recall_at
+from rapid_dist.retrieval.merge import (
+    Neighbors,
+    first_neighbors,
+    merge_neighbors,
+    no_neighbors,
+    recall_at,
+    select_neighbors,
+)
 
 
 def neighbors(*rows):
@@ -52,6 +59,35 @@ def test_merge_keeps_queries_apart_and_drops_padding():
     merged = merge_neighbors([a, b], 3)
     assert merged.trajectory_id.tolist() == [[4, 5, -1], [6, 7, -1]]
     assert merged.distance.tolist() == [[2.0, 2.0, np.inf], [1.0, 3.0, np.inf]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(0, 5),
+    width=st.integers(0, 7),
+    k=st.integers(1, 9),
+    num_ids=st.integers(1, 12),
+    num_distances=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_first_neighbors_are_those_of_select_neighbors(rows, width, k, num_ids, num_distances, seed):
+    """Few ids and distances make padding, infinities, equal distances and repeats in every place."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(-2, num_ids, (rows, width))
+    distance = np.float32([*range(num_distances), np.inf])[rng.integers(0, num_distances + 1, (rows, width))]
+    if rng.random() < 0.5:
+        distance = np.sort(distance, axis=1)
+    expected = select_neighbors(
+        np.repeat(np.arange(rows), width), ids.ravel(), distance.ravel(), num_queries=rows, num_neighbors=k
+    )
+    assert same(first_neighbors(ids, distance, k), expected)
+
+
+def test_first_neighbors_change_nothing_they_are_given():
+    ids, distance = np.array([[3, -1, 2, 3]]), np.float32([[2, 0, 1, 2]])
+    found = first_neighbors(ids, distance, 4)
+    assert (found.trajectory_id.tolist(), found.distance.tolist()) == ([[2, 3, -1, -1]], [[1, 2, np.inf, np.inf]])
+    assert (ids.tolist(), distance.tolist()) == ([[3, -1, 2, 3]], [[2, 0, 1, 2]])
 
 
 def test_merge_of_no_queries_has_the_asked_width():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rapid_dist.errors import ArtifactError, InputError, SpecError, StorageError
-from rapid_dist.retrieval.exact import SPACES, search_exact
+from rapid_dist.retrieval.exact import SPACES, pair_distances, prepare_vectors, search_exact
 from rapid_dist.retrieval.merge import recall_at
 from rapid_dist.retrieval.shard import HnswShard, build_shard
 
@@ -126,6 +126,56 @@ def test_a_graph_of_copies_that_hnswlib_cannot_walk_is_searched_exactly(space):
         shard._index.knn_query(keys[:3], k=1000, num_threads=1)
     truth = search_exact(keys, np.arange(1000), keys[:3], num_neighbors=1000, space=space)
     assert same(shard.query(keys[:3], 1000), truth)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_keys_closer_than_the_rounding_of_hnswlib_are_ordered_exactly(space):
+    """Five copies of each key, moved by a few float32 steps: hnswlib cannot tell them apart, exact search can."""
+    rng = np.random.default_rng(3)
+    keys = np.repeat(rng.normal(size=(60, 48)), 5, axis=0).astype("f4")
+    keys[:, 0] *= 1 + np.tile(np.arange(5), 60).astype("f4") * np.float32(2e-7)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    ids = rng.permutation(300)
+    queries = (keys[::7] + np.float32(0.05) * rng.normal(size=keys[::7].shape)).astype("f4")
+    shard = build_shard(keys, ids, space=space, M=32, ef_construction=300, seed=0)
+    truth = search_exact(keys, ids, queries, num_neighbors=7, space=space)
+    assert same(shard.query(queries, 7), truth)
+    raw, _ = shard._index.knn_query(prepare_vectors(queries, space=space, name="queries"), k=7)
+    assert not np.array_equal(raw.astype(np.int64), truth.trajectory_id)
+
+
+@pytest.mark.parametrize("space", ["l2", "cosine"])
+def test_few_distances_are_computed_again_where_they_cannot_decide(clustered, space, monkeypatch):
+    keys, ids, queries = clustered
+    counts = []
+
+    def counted(queries, keys, query, key, *, space):
+        counts.append(len(query))
+        return pair_distances(queries, keys, query, key, space=space)
+
+    shard = build_shard(keys, ids, space=space, **SETTINGS)
+    monkeypatch.setattr("rapid_dist.retrieval.shard.pair_distances", counted)
+    shard.query(queries, 10)
+    assert 10 * len(queries) <= counts[0] < 10.5 * len(queries)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_keys_are_those_that_hnswlib_stores_by_ascending_id_built_or_opened(clustered, space):
+    keys, ids, _ = (part[:50] for part in clustered)
+    built = build_shard(keys, ids, space=space, **SETTINGS)
+    opened = HnswShard.from_bytes(built.to_bytes(), dim=16, space=space, ef_search=10)
+    assert built.file_bytes == len(built.to_bytes())
+    for shard in (built, opened):
+        stored = shard._index.get_items(np.sort(ids), return_type="numpy").astype("f4")
+        assert shard.keys.tobytes() == stored.tobytes()
+        assert np.array_equal(shard.trajectory_ids, np.sort(ids))
+
+
+def test_keys_are_added_in_blocks_that_change_nothing(clustered, monkeypatch):
+    keys, ids, _ = clustered
+    whole = build_shard(keys, ids, space="l2", **SETTINGS).to_bytes()
+    monkeypatch.setattr("rapid_dist.retrieval.shard._KEYS_PER_ADD", 700)
+    assert build_shard(keys, ids, space="l2", **SETTINGS).to_bytes() == whole
 
 
 def test_no_queries_give_no_rows():

@@ -18,6 +18,10 @@ def test_what_is_written_is_read_listed_and_deleted(s3):
     store.write_bytes("a/x.bin", b"12345")
     assert store.read_bytes("a/x.bin") == b"12345"
     assert store.size("a/x.bin") == 5
+    assert store.file_sizes("a") == {"x.bin": 5}
+    with store.open_reader("a/x.bin") as file:
+        file.seek(2)
+        assert file.read(2) == b"34"
     assert store.list_files("a") == ["x.bin"]
     store.delete("a/x.bin")
     store.delete("a/x.bin")
@@ -51,6 +55,8 @@ def test_of_many_writers_exactly_one_creates(s3):
 def test_an_absent_object_is_an_input_error(s3):
     with pytest.raises(InputError, match="does not exist"):
         Store(f"{s3}/absent").read_bytes("x")
+    with pytest.raises(InputError, match="does not exist"), Store(f"{s3}/absent").open_reader("x"):
+        pass
 
 
 def test_an_absent_bucket_is_named(s3):

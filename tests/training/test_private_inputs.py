@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rapid_dist.artifacts.images import INGEST, ImageTable, write_images
-from rapid_dist.artifacts.knowledge_base import write_shard
-from rapid_dist.artifacts.manifest import Manifest, write_manifest
+from rapid_dist.artifacts.knowledge_base import shard_files, write_shard
+from rapid_dist.artifacts.manifest import Manifest, read_manifest, write_manifest
 from rapid_dist.artifacts.models import build_public_models, save_weights
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays
@@ -82,7 +82,7 @@ def write_base(path, *, privacy_class="public") -> Store:
     }
     shard = build_shard(keys, ids, space="cosine", M=8, ef_construction=50, seed=0)
     facts = {"num_shards": 1, "ef_search": 60, "num_prototypes": NUM_PROTOTYPES}
-    return finish(store, "build_kb", privacy_class, write_shard(store, 0, shard, columns), **facts)
+    return finish(store, "build_kb", privacy_class, write_shard(store, 0, shard, columns, keys[:1]), **facts)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,9 @@ def test_a_changed_record_changes_no_other_row(records, public, tmp_path):
 
 def test_a_record_starts_from_a_value_of_the_base_that_its_class_allows(records, public):
     inputs = load(records, public, spec=MAPPED)
-    base = table_arrays(public["knowledge_base"].read_bytes("shards/shard-00000.parquet"))
+    store = public["knowledge_base"]
+    (shard,) = shard_files(read_manifest(store))
+    base = table_arrays(store.read_bytes(shard.rows.path))
     values = base["value"].astype("f4")
     for n in range(NUM_RECORDS):
         (row,) = np.flatnonzero((values == inputs.partition.surrogate[n].numpy()).all(axis=(1, 2, 3)))
