@@ -11,7 +11,7 @@ from rapid_dist.training.audit.settings import AuditSettings
 from tests.training.audit.planted import BUGS
 
 SMALL = AuditSettings(
-    num_canaries=1500, num_sampled=300, restart_steps=120, steps=60, full_batch_rounds=3, sampled_rounds=1
+    num_canaries=1500, num_sampled=300, restart_steps=80, steps=60, full_batch_rounds=3, sampled_rounds=1
 )
 ONE_WORKER = RuntimeSpec(num_workers=1)
 
@@ -28,7 +28,7 @@ def test_the_trainer_as_it_is_passes_on_two_workers(ray_cluster, tmp_path):
     assert result.full_batch.bounds.gdp > 0.5 * result.full_batch.claimed_epsilon
     ledger = read_ledger(restart_ledger(Store(tmp_path)))  # written by the ledger's actor
     assert len(ledger.attempts) == 2
-    assert ledger.spent_steps == 60 + 90
+    assert ledger.spent_steps == 40 + 60
 
 
 def test_a_planted_bug_is_named(ray_cluster, tmp_path):

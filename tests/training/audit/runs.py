@@ -12,7 +12,7 @@ from rapid_dist.training.audit.settings import AuditSettings
 from tests.training.helpers import returned, run_workers
 
 SMALL = AuditSettings(
-    num_canaries=1000, num_sampled=300, restart_steps=120, steps=100, full_batch_rounds=3, sampled_rounds=2
+    num_canaries=1000, num_sampled=300, restart_steps=80, steps=60, full_batch_rounds=3, sampled_rounds=1
 )
 
 
