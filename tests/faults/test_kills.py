@@ -10,11 +10,8 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def run(finished_run, tiny_sources, tmp_path):
-    """A run that is killed to the last process when the test is over."""
-    run = FaultyRun(finished_run, tiny_sources, tmp_path)
-    yield run
-    run.kill_all()
+def run(faulty_run) -> FaultyRun:
+    return faulty_run()
 
 
 def test_an_undisturbed_run_is_its_own_replay(run):
@@ -59,8 +56,8 @@ def test_a_killed_driver_takes_everything_along_and_the_same_line_goes_on_with_o
     assert run.check_finished(at_least=spent).facts["attempts"] == 2
 
 
-def test_without_spare_steps_a_restart_ends_early_rather_than_over_the_target(finished_run, tiny_sources, tmp_path):
-    run = FaultyRun(finished_run, tiny_sources, tmp_path, privacy={"spare_steps": 0})
+def test_without_spare_steps_a_restart_ends_early_rather_than_over_the_target(faulty_run):
+    run = faulty_run(privacy={"spare_steps": 0})
     run.start()
     run.wait_for_charges(4)
     run.kill_driver()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 
 from cluster.local import start_cluster
-from tests.faults.harness import ROOT, FaultyRun
+from tests.faults.harness import ROOT
 
 pytestmark = pytest.mark.faults
 
 
-def test_a_lost_node_costs_an_attempt_and_nothing_else(finished_run, tiny_sources, tmp_path):
-    run = FaultyRun(
-        finished_run,
-        tiny_sources,
-        tmp_path,
+def test_a_lost_node_costs_an_attempt_and_nothing_else(faulty_run):
+    run = faulty_run(
         training={"steps": 200},
         runtime={"num_workers": 1, "min_workers": 1, "max_workers": 2, "num_cpus": None, "max_failures": 5},
     )

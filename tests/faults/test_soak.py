@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.faults.harness import LEDGER_ACTOR, WORKER, FaultyRun
+from tests.faults.harness import LEDGER_ACTOR, WORKER
 
 pytestmark = pytest.mark.soak
 
@@ -14,12 +14,9 @@ NUM_KILLS = 50
 STEPS, BLOCK = 800, 4
 
 
-def test_fifty_random_kills_end_with_a_verified_ledger(finished_run, tiny_sources, tmp_path):
+def test_fifty_random_kills_end_with_a_verified_ledger(faulty_run):
     rng = random.Random(20)
-    run = FaultyRun(
-        finished_run,
-        tiny_sources,
-        tmp_path,
+    run = faulty_run(
         privacy={"spare_steps": 60 * BLOCK, "debug_fixed_key": 7},
         training={"steps": STEPS, "checkpoint_every": BLOCK},
         runtime={"num_workers": 2, "max_failures": 100},

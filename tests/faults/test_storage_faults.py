@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from rapid_dist import layout
+from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
-from tests.faults.harness import FaultyRun
 from tests.s3.proxy import LOSE_ANSWER, LOSE_REQUEST, FaultyEndpoint
 
 pytestmark = pytest.mark.faults
@@ -36,8 +36,8 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_under_the_ledger_stops_training_before_the_noise(finished_run, tiny_sources, tmp_path, small_disk):
-    run = FaultyRun(finished_run, tiny_sources, tmp_path)
+def test_a_full_disk_under_the_ledger_stops_training_before_the_noise(faulty_run, small_disk):
+    run = faulty_run()
     folder = run.out / layout.PRIVATE_IMAGES / layout.LEDGER
     small_disk(folder, 6 * 4096)  # a page a file: the ledger is full after a few entries
     run.start()
@@ -62,17 +62,13 @@ def endpoint(s3_server):
 
 
 def test_a_failing_s3_under_the_ledger_is_waited_for_or_named_and_never_undercounts(
-    finished_run,
-    tiny_sources,
-    tmp_path,
-    s3,
-    endpoint,
+    faulty_run, finished_run, tmp_path, s3, endpoint
 ):
     dataset = Store(f"{s3}/{tmp_path.name}/dataset")
     source = finished_run.private
-    for path in ["manifest.json", *(f.path for f in finished_run_manifest(source).files)]:
+    for path in ["manifest.json", *(f.path for f in read_manifest(source).files)]:
         dataset.write_bytes(path, source.read_bytes(path))
-    run = FaultyRun(finished_run, tiny_sources, tmp_path, data={"private": dataset.uri})
+    run = faulty_run(data={"private": dataset.uri})
     shutil.rmtree(run.out / layout.PRIVATE_IMAGES)
     run.images = dataset
     run.environment = {"AWS_ENDPOINT_URL": endpoint.url}
@@ -93,9 +89,3 @@ def test_a_failing_s3_under_the_ledger_is_waited_for_or_named_and_never_undercou
     code, said = run.finish()
     assert code == 0, said
     assert run.check_finished(at_least=spent).facts["attempts"] == 2
-
-
-def finished_run_manifest(store):
-    from rapid_dist.artifacts.manifest import read_manifest
-
-    return read_manifest(store)
