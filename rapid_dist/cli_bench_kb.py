@@ -36,9 +36,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--rounds", type=int, default=5, show_default=True, help="Turns each contender has.")
 @click.option("--threads", "num_threads", type=int, help="Threads of a build; else all cores.")
 @click.option("--m", "M", type=int, default=16, show_default=True, help="Links a key (hnswlib's M).")
-@click.option("--ef-construction", type=int, default=100, show_default=True)
-@click.option("--ef-search", type=int, default=100, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--ef-construction", type=int, default=100, show_default=True, help="Candidates kept while building.")
+@click.option("--ef-search", type=int, default=100, show_default=True, help="Candidates kept while searching.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Addresses the keys and the queries.")
 @click.option(
     "--project", "project_keys", type=int, default=0, metavar="N", help="Also calculate the cost of N trajectories."
 )
