@@ -53,7 +53,6 @@ def start_ray() -> None:
     missing = {name: value for name, value in _WORKER_ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(missing)
     address = os.environ.get("RAY_ADDRESS")
-    token_is_on = _choose_token(address)
     if not address:
         # Ray's own name for it: nodes of this Ray are all on this machine, so its ports are opened on loopback only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -65,7 +64,7 @@ def start_ray() -> None:
     if address:
         _knock(address)
         options["runtime_env"] = _runtime_environment(missing)
-        if not token_is_on:
+        if not _token_is_on(address):
             say(
                 headed(
                     "ray",
@@ -84,12 +83,15 @@ def start_ray() -> None:
     _quieten()
 
 
-def _choose_token(address: str | None) -> bool:
-    """Sets RAY_AUTH_MODE where the user did not: on for a Ray of our own, and for a cluster when we hold a token."""
+def _token_is_on(address: str | None) -> bool:
+    """Whether Ray will ask for or show a token: as the user says, else for a Ray of our own and where we hold one.
+
+    The mode is left to Ray to set, which does the same: it reads RAY_AUTH_MODE when it is imported, maybe long ago.
+    """
     places = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     has_token = any(os.environ.get(name) for name in places) or Path("~/.ray/auth_token").expanduser().exists()
-    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token or not address else "disabled")
-    return os.environ["RAY_AUTH_MODE"].lower() == "token"
+    mode = os.environ.get("RAY_AUTH_MODE")
+    return mode.lower() == "token" if mode else has_token or not address
 
 
 def _runtime_environment(missing: dict[str, str]) -> dict[str, Any]:

@@ -26,26 +26,42 @@ def no_token(monkeypatch, tmp_path):
 
 
 def test_a_ray_of_our_own_always_has_a_token(no_token, monkeypatch):
-    assert session._choose_token(None)
-    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert session._token_is_on(None)
+
+
+def test_a_ray_of_our_own_asks_for_its_token_even_where_ray_was_imported_before(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    code = (
+        "import os, ray\n"
+        "from rapid_dist.distributed.session import ray_session, start_ray\n"
+        "from rapid_dist.specs import RuntimeSpec\n"
+        "with ray_session(RuntimeSpec(num_cpus=1)):\n"
+        "    start_ray()\n"
+        "    print(os.environ['RAY_AUTH_MODE'], ray.get(ray.remote(lambda: 5).remote()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout == "token 5\n", done.stderr
+    assert (tmp_path / ".ray" / "auth_token").exists()
 
 
 def test_a_cluster_is_joined_with_a_token_when_there_is_one(no_token, monkeypatch):
     (no_token / ".ray").mkdir()
     (no_token / ".ray" / "auth_token").write_text("x")
-    assert session._choose_token("10.0.0.1:6379")
+    assert session._token_is_on("10.0.0.1:6379")
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
 def test_a_token_in_the_environment_counts(no_token, monkeypatch, name):
     monkeypatch.setenv(name, "x")
-    assert session._choose_token("10.0.0.1:6379")
+    assert session._token_is_on("10.0.0.1:6379")
 
 
 def test_without_one_a_cluster_is_joined_openly_and_a_choice_of_the_user_stands(no_token, monkeypatch):
-    assert not session._choose_token("10.0.0.1:6379")
+    assert not session._token_is_on("10.0.0.1:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert not session._choose_token(None)
+    assert not session._token_is_on(None)
 
 
 def test_code_travels_to_a_cluster_unless_a_job_brought_it(monkeypatch):
