@@ -16,6 +16,8 @@ from rapid_dist.errors import InputError, StorageError
 
 Value = TypeVar("Value")
 
+_DELETE_TRIES = 20
+
 
 class Store:
     """A folder given by URI: a local path, file:// or s3://bucket/prefix.
@@ -152,7 +154,7 @@ class Store:
         if not relative:
             raise InputError(f"refusing to delete the whole of {self.uri}; name a sub-folder")
         with translated(self.uri), contextlib.suppress(FileNotFoundError):
-            self._call(lambda: self.fs.rm(self.path(relative), recursive=True))
+            self._call(lambda: _removed_whole(self.fs, self.path(relative)))
 
     def _call(self, fn: Callable[[], Value]) -> Value:
         return fn() if self.is_local else s3.retried(fn)
@@ -184,6 +186,16 @@ class _Ranges(io.RawIOBase):
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
+
+
+def _removed_whole(fs: Any, folder: str) -> None:
+    """Deletes a folder that another process may still be writing into: what came in between goes in the next try."""
+    for tries_left in reversed(range(_DELETE_TRIES)):
+        try:
+            return fs.rm(folder, recursive=True)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or tries_left == 0:
+                raise
 
 
 def _normalise(uri: str) -> str:

@@ -200,3 +200,19 @@ def test_an_s3_uri_keeps_bucket_and_prefix_without_a_connection():
     assert (store.uri, store.is_local) == ("s3://bucket/prefix", False)
     assert store.path("a/b") == "bucket/prefix/a/b"
     assert store.child("a").uri == "s3://bucket/prefix/a"
+
+
+def test_a_folder_into_which_another_process_still_writes_is_deleted_whole(tmp_path, monkeypatch):
+    store = Store(tmp_path / "out")
+    store.write_bytes("work/a", b"1")
+    real, late = os.rmdir, ["b", "c"]
+
+    def rmdir(path, **kwargs):
+        if late and str(path).endswith("work"):
+            (tmp_path / "out" / "work" / late.pop()).write_bytes(b"2")
+        return real(path, **kwargs)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    store.delete_folder("work")
+    assert not late
+    assert not (tmp_path / "out" / "work").exists()

@@ -29,6 +29,7 @@ def command(finished_run, tiny_sources, tmp_path):
     out = tmp_path / "out"
     for folder in (layout.PUBLIC_IMAGES, layout.PRIVATE_IMAGES, layout.TEST_IMAGES, layout.PRETRAIN):
         shutil.copytree(finished_run.store(folder).uri, out / folder)
+    shutil.rmtree(out / layout.PRIVATE_IMAGES / layout.LEDGER)  # its budget is spent
     settings = tiny_settings(
         tiny_sources,
         schedule={"split_step": 100},  # no retrieval: fewer stages
