@@ -192,7 +192,8 @@ def _removed_whole(fs: Any, folder: str) -> None:
     """Deletes a folder that another process may still be writing into: what came in between goes in the next try."""
     for tries_left in reversed(range(_DELETE_TRIES)):
         try:
-            return fs.rm(folder, recursive=True)
+            fs.rm(folder, recursive=True)
+            return
         except OSError as error:
             if error.errno != errno.ENOTEMPTY or tries_left == 0:
                 raise
