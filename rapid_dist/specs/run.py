@@ -11,6 +11,7 @@ import yaml
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs.parsing import digest_of, from_mapping, nearest_name, require, to_plain
+from rapid_dist.specs.runtime import RuntimeSpec
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -20,7 +21,6 @@ from rapid_dist.specs.sections import (
     KnowledgeBaseSpec,
     PretrainSpec,
     PrivacySpec,
-    RuntimeSpec,
     SamplingSpec,
     ScheduleSpec,
     TrainingSpec,
