@@ -1,0 +1,1 @@
+"""Studies: what is searched, what it costs, and what came out, without a cluster."""
