@@ -44,15 +44,15 @@ def score_over(
     best = best_row(scored)
     if best is not None:
         axes.scatter(scale.place(best.proposal[key]), best.score, s=170, facecolor="none", edgecolor="#d55e00", lw=2)
-        axes.scatter([], [], s=110, facecolor="none", edgecolor="#d55e00", lw=2, label=f"best: {best.trial}")
+        axes.scatter([], [], s=110, facecolor="none", edgecolor="#d55e00", lw=2, label=_plain(f"best: {best.trial}"))
     if default is not None:
         axes.axvline(scale.place(default), color=_BLACK, ls="--", lw=1, zorder=1, label=f"default: {_short(default)}")
     if not scored:
         _say_nothing(axes, "no trial was scored")
     scale.dress(axes.xaxis, axes.set_xlim)
-    axes.set_xlabel(key)
-    axes.set_ylabel(objective_words(objective))
-    axes.set_title(f"Score over {key}", loc="left")
+    axes.set_xlabel(_plain(key))
+    axes.set_ylabel(_plain(objective_words(objective)))
+    axes.set_title(_plain(f"Score over {key}"), loc="left")
     axes.margins(y=0.12)
     axes.grid(alpha=0.25)
     _legend_below(figure, axes)
@@ -112,7 +112,7 @@ def parallel_coordinates(
         _Scale([r.proposal[k] for r in rows if r.proposal.get(k) is not None], is_log=k in log_keys) for k in keys
     ]
     scales.append(_Scale(scores, is_log=False))
-    heads = [names[key] for key in keys] + ["score"]
+    heads = [_plain(names[key]) for key in keys] + ["score"]
     figure, axes = _figure(5.8)
     low, high = _padded(scores)
     from matplotlib import colormaps
@@ -132,9 +132,8 @@ def parallel_coordinates(
         _say_nothing(axes, "no trials")
     best = best_row(rows)
     beside = "" if best is None else f"; best {best.trial} at {best.score:.4g}"
-    axes.set_title(
-        f"All settings; colour and last axis: {objective_words(objective)}{beside}", loc="left", fontsize=11, pad=42
-    )
+    title = f"All settings; colour and last axis: {objective_words(objective)}{beside}"
+    axes.set_title(_plain(title), loc="left", fontsize=11, pad=42)
     if any(row.score is None or row.status == "failed" for row in rows):
         axes.text(0.0, -0.04, f"grey: {_NO_SCORE}", transform=axes.transAxes, color="#707070", fontsize=9, va="top")
     return _png(figure)
@@ -146,14 +145,14 @@ class _Scale:
     def __init__(self, values: Sequence[Any], *, is_log: bool):
         self.is_words = any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values)
         self.is_log = is_log and not self.is_words and bool(values) and min(values) > 0
-        self.words = sorted({_short(v) for v in values}) if self.is_words else []
+        self.words = sorted({value_words(v) for v in values}) if self.is_words else []
         places = [self.place(v) for v in values]
         self.low, self.high = _padded([math.log10(p) for p in places] if self.is_log else places)
         self.distinct = sorted(set(places))
 
     def place(self, value: Any) -> float:
         """The value in the axis' own units."""
-        return float(self.words.index(_short(value))) if self.is_words else float(value)
+        return float(self.words.index(value_words(value))) if self.is_words else float(value)
 
     def share(self, value: Any) -> float:
         """The value between 0 and 1."""
@@ -161,9 +160,10 @@ class _Scale:
         return (place - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """At most seven (place, label), each a value that occurs where these are few."""
+        """At most ten (place, label), each a value that occurs where these are few."""
         if self.is_words:
-            return [(float(i), word) for i, word in enumerate(self.words)]
+            every = -(-len(self.words) // 10)
+            return [(float(i), _short(word)) for i, word in enumerate(self.words)][::every]
         if len(self.distinct) <= 7 and self._are_apart():
             return [(v, f"{v:.4g}") for v in self.distinct]
         if self.is_log:
@@ -198,8 +198,7 @@ def _upright_axes(axes: Any, heads: Sequence[str], scales: Sequence[_Scale]) -> 
             y = ((math.log10(place) if scale.is_log else place) - scale.low) / (scale.high - scale.low)
             axes.plot([x - 0.015, x], [y, y], color=_BLACK, lw=1, zorder=4)
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
-            text = textwrap.shorten(label, wide, placeholder="…") if " " in label else label[:wide]
-            axes.text(x - 0.03, y, text, ha="right", va="center", fontsize=8.5, bbox=box, zorder=5)
+            axes.text(x - 0.03, y, label, ha="right", va="center", fontsize=8.5, bbox=box, zorder=5)
         words = "\n".join(textwrap.wrap(head.replace("_", " "), wide)[:3]) + (" (log)" if scale.is_log else "")
         axes.text(x, 1.05, words, ha="center", va="bottom", fontsize=10, zorder=5)
     axes.set_xlim(-0.45, len(heads) - 0.85)
@@ -237,8 +236,15 @@ def _spans_a_decade(values: Sequence[float]) -> bool:
     return max(values) >= 10 * min(values) > 0
 
 
-def _short(value: Any) -> str:
-    return textwrap.shorten(value_words(value), 28, placeholder="…") or "(empty)"
+def _short(value: Any, width: int = 14) -> str:
+    """At most `width` characters of a value on one line."""
+    text = " ".join(value_words(value).split()) or "(empty)"
+    return _plain(text if len(text) <= width else text[: width - 1] + "…")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _say_nothing(axes: Any, words: str) -> None:

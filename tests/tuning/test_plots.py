@@ -15,7 +15,7 @@ CASES = {
     "all equal": [make_row(i, steps=10, noise_multiplier=1.0, expected_batch_size=8.0) for i in range(4)],
     "no scores": [make_row(i, score=None, status="failed", steps=10, noise_multiplier=1.0) for i in range(3)],
     "hostile": [
-        make_row(0, proposal={"a.x": "$x_{" * 30 + "\n<b>", "a.none": None}),
+        make_row(0, proposal={"a.x": "$x_{$" * 30 + "\n<b>", "a.$_{$": "$_{$", "a.none": None}),
         make_row(1, proposal={"a.x": True, "b.y": [1, 2]}),
     ],
     "negative": [make_row(i, score=-10.0 * i, proposal={"a.x": -float(i), "b.y": 10.0**-i}) for i in range(9)],
@@ -85,3 +85,11 @@ def test_few_values_are_the_ticks_and_many_get_round_ones():
     many = _Scale([i / 7 for i in range(100)], is_log=False).ticks()
     assert 4 <= len(many) <= 7
     assert all(0 <= place <= 99 / 7 for place, _ in many)
+
+
+def test_long_words_stay_apart_though_their_labels_are_cut_and_many_words_get_few_labels():
+    words = ["x" * 40 + str(i) for i in range(25)]
+    scale = _Scale(words, is_log=False)
+    assert len({scale.place(word) for word in words}) == 25
+    assert len(scale.ticks()) <= 10
+    assert max(len(label) for _, label in scale.ticks()) == 14
