@@ -1,1 +1,1 @@
-"""Studies: what is searched, what it costs, and what came out, without a cluster."""
+"""Searching settings under one fixed epsilon: proposals, what they cost, scores, results. Pure; Ray Tune drives it."""
