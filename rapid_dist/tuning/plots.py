@@ -188,6 +188,8 @@ class _Scale:
         ticks = self.ticks()
         axis.set_ticks([place for place, _ in ticks], [label for _, label in ticks])
         axis.set_ticks([], minor=True)
+        if self.is_words and axis.axis_name == "x" and sum(len(label) for _, label in ticks) > 80:
+            axis.set_tick_params(rotation=20)
 
 
 def _upright_axes(axes: Any, heads: Sequence[str], scales: Sequence[_Scale]) -> None:

@@ -1,10 +1,11 @@
 import io
+import itertools
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rapid_dist.tuning.plots import PIXELS_WIDE, _Scale, noise_over_steps, parallel_coordinates, score_over
+from rapid_dist.tuning.plots import PIXELS_WIDE, _figure, _Scale, noise_over_steps, parallel_coordinates, score_over
 
 from .example_rows import make_row, make_rows
 
@@ -93,3 +94,14 @@ def test_long_words_stay_apart_though_their_labels_are_cut_and_many_words_get_fe
     assert len({scale.place(word) for word in words}) == 25
     assert len(scale.ticks()) <= 10
     assert max(len(label) for _, label in scale.ticks()) == 14
+
+
+def test_long_words_below_an_axis_are_tilted_so_that_they_do_not_overlap():
+    figure, axes = _figure(5.2)
+    words = ["word number " + str(i) for i in range(12)]
+    scale = _Scale(words, is_log=False)
+    scale.dress(axes.xaxis, axes.set_xlim)
+    assert all(label.get_rotation() == 20 for label in axes.get_xticklabels())
+    figure.draw_without_rendering()
+    starts = [label.get_window_extent().x0 for label in axes.get_xticklabels()]
+    assert min(b - a for a, b in itertools.pairwise(starts)) > 40
