@@ -188,7 +188,7 @@ class _Scale:
         ticks = self.ticks()
         axis.set_ticks([place for place, _ in ticks], [label for _, label in ticks])
         axis.set_ticks([], minor=True)
-        if self.is_words and axis.axis_name == "x" and sum(len(label) for _, label in ticks) > 80:
+        if self.is_words and axis.axis_name == "x" and sum(len(label) for _, label in ticks) > 70:
             axis.set_tick_params(rotation=20)
 
 

@@ -98,7 +98,7 @@ def test_long_words_stay_apart_though_their_labels_are_cut_and_many_words_get_fe
 
 def test_long_words_below_an_axis_are_tilted_so_that_they_do_not_overlap():
     figure, axes = _figure(5.2)
-    words = ["word number " + str(i) for i in range(12)]
+    words = [f"word number {i}" for i in range(10)]
     scale = _Scale(words, is_log=False)
     scale.dress(axes.xaxis, axes.set_xlim)
     assert all(label.get_rotation() == 20 for label in axes.get_xticklabels())
