@@ -68,6 +68,13 @@ class SharedArtefacts:
         base = self._shared(BASE, parts, lambda out: self._build(spec, pretrain, parts, out))
         return Artefacts(pretrain=pretrain, knowledge_base=base)
 
+    def summary(self) -> list[dict[str, Any]]:
+        """What was reused how often, whole or in part, and the seconds that saved."""
+        return [
+            {"what": what, "times": entry.wanted - entry.made, "seconds_saved": round(entry.seconds_saved, 1)}
+            for what, entry in self.reuse.items()
+        ]
+
     def _shared(self, what: str, parts: dict[str, Any], make: Callable[[Store], tuple[Manifest, bool]]) -> Store:
         digest = digest_of(parts)[:16]
         out = self.folder.child(f"{what.replace(' ', '-')}-{digest}")

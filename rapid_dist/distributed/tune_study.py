@@ -20,14 +20,20 @@ from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import join_ledger, open_ledger
 from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.study import draw_num_runs
+from rapid_dist.specs import RunSpec
 from rapid_dist.specs.parsing import differing_keys
 from rapid_dist.specs.tuning import COMPOSE, PUBLIC_PROXY, REPEAT_SELECT, SUBSET, StudySpec, parse_study
 from rapid_dist.training.state import CheckpointFolder, checkpoint_notes
 from rapid_dist.tuning.costs import TrialPlan, plan_trial, study_budget, study_charge
+from rapid_dist.tuning.outcome import trial_row
+from rapid_dist.tuning.proposals import with_settings
+from rapid_dist.tuning.results import TrialRow
 from rapid_dist.tuning.scorer import rung_checkpoint
+from rapid_dist.tuning.table import LiveTable
 from rapid_dist.tuning.trials import Trial, TrialBook
 
-STUDY, JOB, PRIVATE = "study.yaml", "study.json", "private"
+STUDY, JOB, PRIVATE, DRAWN = "study.yaml", "study.json", "private", "drawn.json"
 _THROW_AWAY_EPSILON = 1000.0  # of a ledger of public images that pretend: it promises nothing to anyone
 
 
@@ -41,6 +47,7 @@ class Study:
         self.work = out.child(PRIVATE) if self.is_secret else out
         self.book = TrialBook(self.work.child("trials"))
         self.run = Run(spec.run, out)
+        self.live: LiveTable | None = None
         self._lock, self._began = threading.Lock(), {}
         self._data: Any = None
 
@@ -94,6 +101,31 @@ class Study:
     def subset(self) -> Store:
         """The secret subset, a data set of its own."""
         return self.out.child("images/subset")
+
+    def first_spec(self) -> RunSpec:
+        """The spec of the trial that runs the base as it stands, for what can be made before any trial."""
+        return self._planned({}).spec
+
+    def num_trials(self) -> int:
+        """How many trials there are; under repeat_select drawn once, in secret, and kept."""
+        if not self.is_secret:
+            return self.spec.tune.num_trials
+        selection = self.spec.tune.selection
+        drawn = {"count": draw_num_runs(selection.num_runs, selection.mean_runs), "seed": secrets.randbits(62)}
+        self.work.create_exclusive(DRAWN, json.dumps(drawn).encode())
+        return int(json.loads(self.work.read_bytes(DRAWN))["count"])
+
+    def candidate_seed(self) -> int:
+        """What candidates are drawn by: the spec's seed, or a secret one where the draw itself must not be known."""
+        return int(json.loads(self.work.read_bytes(DRAWN))["seed"]) if self.is_secret else self.spec.tune.seed
+
+    def row(self, trial: Trial) -> TrialRow:
+        """What is known of a trial."""
+        return trial_row(self.book, trial, ledger=None if self.mode == PUBLIC_PROXY else self.ledger_of(trial))
+
+    def rows(self) -> list[TrialRow]:
+        """What is known of all trials that ever began."""
+        return [self.row(trial) for trial in self.book.all()]
 
     def plan(self) -> PrivacyPlan:
         """The promise of the study as a whole: its target on the whole data set."""
@@ -154,6 +186,8 @@ class Study:
         with self._lock:
             trial = self._trial_of(request)
             self._began.setdefault(trial.name, time.monotonic())
+        if self.live is not None:
+            self.live.began(self.row(trial))
         if trial.reason:
             raise RapidDistError(trial.reason)
         artefacts = self.shared.of(trial.spec)
@@ -262,8 +296,6 @@ class Study:
         return clone
 
     def _with_mechanism_of(self, given: Trial, proposal: Mapping[str, Any]) -> str:
-        from rapid_dist.tuning.proposals import with_settings
-
         return with_settings(given.spec, proposal).to_yaml()
 
     def _attempt_terms(self, trial: Trial) -> dict[str, Any]:

@@ -38,13 +38,15 @@ def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, pos
     from ray import tune
 
     context = tune.get_context()
+    # A searcher proposes settings; candidates that were drawn beforehand have a number besides.
+    point = config.get("point") or {"candidate": None, "proposal": config}
     donor = _donor()
     try:
         terms = desk.ask(
             "begin",
             tune_id=context.get_trial_id(),
-            candidate=config.get("candidate"),
-            proposal=config["proposal"],
+            candidate=point["candidate"],
+            proposal=point["proposal"],
             donor=donor,
         )
         for step, score, again in _rungs(terms, study, post):
