@@ -128,18 +128,19 @@ class TuneSpec:
         self._check_rules()
 
     def _check_rules(self) -> None:
-        score, mode, objective = self.scheduler, self.cost_mode, self.score_name
+        scheduler, mode, objective = self.scheduler, self.cost_mode, self.score_name
         if mode == REPEAT_SELECT:
             self._check_selection()
         require(
-            score == "fifo" or self.num_rungs >= 2,
-            f"tune.scheduler is {score!r} but num_rungs is {self.num_rungs}; it decides between rungs: use 2 or more",
+            scheduler == "fifo" or self.num_rungs >= 2,
+            f"tune.scheduler is {scheduler!r} but num_rungs is {self.num_rungs}; it decides between rungs: use 2 or "
+            "more",
         )
         require(
-            score != "pbt" or self.searcher == "random",
+            scheduler != "pbt" or self.searcher == "random",
             f"tune.scheduler is 'pbt' with searcher {self.searcher!r}; pbt searches by itself: use searcher random",
         )
-        if score == "pbt":
+        if scheduler == "pbt":
             fixed = sorted(name for name in self.space if name not in MUTABLE)
             require(
                 not fixed,
