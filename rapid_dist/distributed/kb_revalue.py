@@ -111,9 +111,8 @@ def _same_but_values(
     if len(groups) != len(parts):
         raise ArtifactError(f"{like.uri} has {len(parts)} trajectory parts; expected {len(groups)} of {images.uri}")
     arguments = (spec, images, groups, pretrain, weights, like, parts, out)
-    made = [
-        FileEntry(**r["file"]) for r in work.map("values", make_part_revaluer, arguments, len(parts), keeps_state=True)
-    ]
+    # Plain tasks: to start a pool of actors takes longer than to open the models once a part.
+    made = [FileEntry(**r["file"]) for r in work.map("values", make_part_revaluer, arguments, len(parts))]
     shards = shard_files(base)
     results = work.map("shards", make_shard_revaluer, (like, shards, shard_records(base), out, {0: made}), len(shards))
     kept = [f for f in base.files if f not in parts and shard_name_of(f.path) is None]
