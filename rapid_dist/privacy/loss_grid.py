@@ -30,8 +30,7 @@ def epsilon_of_one_bound(epsilon: float, bound_delta: float, delta: float) -> fl
     """Epsilon at delta of one charge that is (epsilon, bound_delta)-private, exactly.
 
     The pair that dominates all such mechanisms has infinite loss with probability d, loss e with (1 - d) / (1 + e^-e)
-    and -e else (Kairouz, Oh and Viswanath 2015), so at x in [0, e] its delta is
-    d + (1 - d)(1 - e^(x - e)) / (1 + e^-e).
+    and -e else (Kairouz, Oh and Viswanath 2015): at x in [0, e] its delta is d + (1 - d)(1 - e^(x - e)) / (1 + e^-e).
     """
     if bound_delta > delta:
         return math.inf

@@ -137,7 +137,9 @@ def _sentences(statement: Mapping[str, Any], promise: str, num_steps: int) -> li
     unamplified = statement["epsilon_without_amplification"]
     without = "no finite epsilon" if unamplified is None else f"epsilon {_rounded_up(unamplified)}"
     prv, rdp = (
-        f"{name.upper()} left out" if accountants[name] is None else f"{_rounded_up(accountants[name])} by {name.upper()}"
+        f"{name.upper()} left out"
+        if accountants[name] is None
+        else f"{_rounded_up(accountants[name])} by {name.upper()}"
         for name in ("prv", "rdp")
     )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(accountants["versions"].items()))

@@ -45,7 +45,7 @@ def test_a_checkpoint_carries_the_statement_of_its_job_to_whoever_gets_it_alone(
 def check(place, *, plan=None, job="run", store=None):
     ledger = read_ledger(store or place.ledger)
     plan = plan or make_plan(is_private=True)
-    check_stamp(place.checkpoints.latest(), plan=plan, job=job, require_entry=ledger.require_entry)
+    check_stamp(place.checkpoints.latest(), plan=plan, job=job, require_counted=ledger.require_counted)
 
 
 def test_its_own_job_may_go_on(place):
