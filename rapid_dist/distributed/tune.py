@@ -22,8 +22,8 @@ from rapid_dist.specs.tuning import PUBLIC_PROXY, SUBSET, StudySpec
 from rapid_dist.telemetry import headed, say
 from rapid_dist.tuning.costs import final_spec
 from rapid_dist.tuning.outcome import BEST_RUN, publish_winner, study_facts, write_outcome
-from rapid_dist.tuning.results import TrialRow, best_row, table_lines
-from rapid_dist.tuning.table import LiveTable
+from rapid_dist.tuning.results import TrialRow, best_row
+from rapid_dist.tuning.table import LiveTable, table_lines
 
 _TUNE, _NAME = "tune", "study"
 _TRIAL_MEMORY = 2**20  # bytes; a trial's driver asks for something, since Ray Tune refuses one that asks for nothing
@@ -58,20 +58,20 @@ def _search(study: Study, count: int, live: LiveTable, desk: Any, lines: Any) ->
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
-    global _watched
-    _watched = _Watched(study, live)
+    from rapid_dist.distributed import tune_watch
+
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, study=study.spec, desk=desk, post=lines), {"memory": _TRIAL_MEMORY}
     )
-    try:
+    with tune_watch.watching(study, live):
         results = _tuner(study, trainable, count).fit()
-    finally:
-        _watched = None
     _mark_ended(study, results)
 
 
 def _tuner(study: Study, trainable: Any, count: int) -> Any:
     from ray import tune
+
+    from rapid_dist.distributed.tune_watch import StudyWatch
 
     folder = study.work.child(_TUNE)
     place: dict[str, Any] = {"storage_filesystem": _arrow_filesystem(folder)}
@@ -97,7 +97,7 @@ def _tuner(study: Study, trainable: Any, count: int) -> Any:
             name=_NAME,
             storage_path=folder.path(),
             failure_config=tune.FailureConfig(max_failures=spec.max_failures),
-            callbacks=[make_watch()],
+            callbacks=[StudyWatch()],
             verbose=0,
             **place,
         ),
@@ -134,47 +134,6 @@ def _mark_ended(study: Study, results: Any) -> None:
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-class _Watched:
-    """Turns what happens to trials into lines, and notes those that the scheduler stopped."""
-
-    def __init__(self, study: Study, live: LiveTable):
-        self.study, self.live = study, live
-
-    def scored(self, tune_id: str, step: int, score: float) -> None:
-        trial = self._trial(tune_id)
-        if trial is not None and step and step < trial.spec.training.steps:
-            self.live.rung(trial.name, step, score)
-
-    def over(self, tune_id: str) -> None:
-        trial = self._trial(tune_id)
-        if trial is not None:
-            self.study.end(trial.name, status="stopped", reason="")
-            self.live.ended(self.study.row(trial))
-
-    def _trial(self, tune_id: str) -> Any:
-        name = self.study.name_of(tune_id)
-        return None if name is None else self.study.book.get(name)
-
-
-_watched: _Watched | None = None
-
-
-def make_watch() -> Any:
-    """A Ray Tune callback. It is pickled into Tune's state and so holds nothing: it speaks to this process's study."""
-    from ray import tune
-
-    class Watch(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
-            if _watched is not None and "score" in result:
-                _watched.scored(trial.trial_id, int(result.get("step", 0)), float(result["score"]))
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            if _watched is not None:
-                _watched.over(trial.trial_id)
-
-    return Watch()
 
 
 def _conclude(study: Study) -> dict[str, Any]:
