@@ -80,6 +80,7 @@ def train_attempt(
     max_physical_batch_size: int,
     device: str,
     watch: Callable[[TrainState], Callable[[int], None]],
+    on_block: Callable[[TrainState], None] = lambda state: None,
     meter: PrivateStepMeter | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from the newest checkpoint, if there is one, and says whether the last step was reached.
@@ -102,6 +103,7 @@ def train_attempt(
         max_physical_batch_size=max_physical_batch_size,
         device=device,
         on_step=watch(state),
+        on_block=on_block,
         meter=meter,
     )
     return state, completed
