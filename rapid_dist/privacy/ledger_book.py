@@ -167,7 +167,8 @@ class Ledger:
         def body() -> dict[str, Any]:
             self._refuse_used_steps(charge, attempt, first_step)
             job, plan = self._job_of(attempt)
-            what = f"{charge.num_steps} more steps of {charge.purpose}"
+            is_stepwise = isinstance(charge, Charge)
+            what = f"{charge.num_steps} more steps of {charge.purpose}" if is_stepwise else charge.purpose
             self._refuse_overspending((charge,), job, plan, what=what)
             return {"attempt": attempt, "first_step": first_step, "charge": charge.to_dict()}
 
