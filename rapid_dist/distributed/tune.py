@@ -11,6 +11,7 @@ from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mailbox import mailbox
 from rapid_dist.distributed.placement import cpus_per_worker
 from rapid_dist.distributed.session import cpus_of_nodes, ray_session, start_ray, task_cpus
+from rapid_dist.distributed.tune_begin import TrialDesk
 from rapid_dist.distributed.tune_desk import open_desk
 from rapid_dist.distributed.tune_search import candidates, make_scheduler, make_searcher
 from rapid_dist.distributed.tune_study import Study
@@ -26,7 +27,9 @@ from rapid_dist.tuning.results import TrialRow, best_row
 from rapid_dist.tuning.table import LiveTable, table_lines
 
 _TUNE, _NAME = "tune", "study"
-_TRIAL_MEMORY = 2**20  # bytes; a trial's driver asks for something, since Ray Tune refuses one that asks for nothing
+_TRIAL_MEMORY = (
+    1_048_576  # bytes; a trial's driver asks for something, since Ray Tune refuses one that asks for nothing
+)
 
 
 def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
@@ -41,12 +44,11 @@ def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
         study.prepare()
         study.shared.of(study.first_spec())
         count = study.num_trials()
-        study.live = live = LiveTable(
-            spec.run.name, num_trials=None if study.is_secret else count, secret=study.is_secret
-        )
+        live = LiveTable(spec.run.name, num_trials=None if study.is_secret else count, secret=study.is_secret)
+        trials = TrialDesk(study, live)
         post = None if study.is_secret else say
-        with open_desk(study.handle) as desk, mailbox(post or _ignore, name="trial-lines") as lines:
-            _search(study, count, live, desk, None if study.is_secret else lines)
+        with open_desk(trials.handle) as desk, mailbox(post or _ignore, name="trial-lines") as lines:
+            _search(trials, count, desk, None if study.is_secret else lines)
         return _conclude(study)
 
 
@@ -54,18 +56,18 @@ def _ignore(_: Any) -> None:
     """Under repeat_select no trial is heard of."""
 
 
-def _search(study: Study, count: int, live: LiveTable, desk: Any, lines: Any) -> None:
+def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
     from rapid_dist.distributed import tune_watch
 
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, study=study.spec, desk=desk, post=lines), {"memory": _TRIAL_MEMORY}
+        tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), {"memory": _TRIAL_MEMORY}
     )
-    with tune_watch.watching(study, live):
-        results = _tuner(study, trainable, count).fit()
-    _mark_ended(study, results)
+    with tune_watch.watching(trials):
+        results = _tuner(trials.study, trainable, count).fit()
+    _mark_ended(trials, results)
 
 
 def _tuner(study: Study, trainable: Any, count: int) -> Any:
@@ -121,12 +123,12 @@ def _room(runtime: RuntimeSpec) -> int:
     return max(1, sum(nodes) // each)
 
 
-def _mark_ended(study: Study, results: Any) -> None:
+def _mark_ended(trials: TrialDesk, results: Any) -> None:
     """Notes trials that Ray Tune gave up. Raises KeyboardInterrupt when others were left as they are."""
     for result in results:
-        name = study.name_of((result.metrics or {}).get("trial_id", ""))
+        name = trials.name_of((result.metrics or {}).get("trial_id", ""))
         if result.error is not None and name is not None:
-            study.end(name, status="failed", reason=_last_line(result.error))
+            trials.end(name, status="failed", reason=_last_line(result.error))
     if any(result.error is None and not (result.metrics or {}).get("done") for result in results):
         raise KeyboardInterrupt
 

@@ -15,7 +15,8 @@ from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mapping import map_parts
 from rapid_dist.distributed.session import available_cpus, start_ray
-from rapid_dist.specs.tuning import SubsetSpec, TuneSpec
+from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.specs.tuning import TuneSpec
 from rapid_dist.tuning.division import Division, divide, divide_table, draw_subset
 
 KNOWLEDGE, PRETEND_PRIVATE, HELD_OUT = PARTS = ("knowledge", "private", "test")
@@ -97,16 +98,16 @@ def _make_divider(
     return divide_part
 
 
-def draw_private_subset(private: Store, out: Store, subset: SubsetSpec) -> None:
-    """Each private record is in the subset on its own with the stated probability, by a key that is then forgotten.
+def draw_private_subset(private: Store, out: Store, paid: PaidSteps) -> None:
+    """Each private record is in the subset on its own with the paid probability, by a key that is then forgotten.
 
-    Must be called after the subset was paid for. A draw that was cut off is thrown away whole and drawn anew, which
+    A draw that was cut off is thrown away whole and drawn anew, which
     is the same as one draw since nothing has looked at it.
     Guarantee: whether a record is in depends on the key and its id alone; nobody can tell afterwards who is in but
     by reading the subset.
     """
     source = open_artifact(private, stage=INGEST, privacy_classes=("private",))
-    spec = {"subset_rate": subset.sample_rate}
+    spec = {"subset_rate": paid.charge.subset_rate}
     if read_manifest(out) is None:
         out.delete_folder("parts")
     folder = StageFolder(out, stage=INGEST, spec=spec, inputs={"private": source.digest})
@@ -115,17 +116,17 @@ def draw_private_subset(private: Store, out: Store, subset: SubsetSpec) -> None:
     start_ray()
     import ray
 
-    answer = ray.get(ray.remote(num_cpus=0.5, max_retries=0)(_draw_subset).remote(private, source, out, subset))
+    answer = ray.get(ray.remote(num_cpus=0.5, max_retries=0)(_draw_subset).remote(private, source, out, paid))
     if "error" in answer:
         raise errors.error_named(answer["error"], answer["message"])
     facts = {**source.facts, "salt": secrets.token_hex(16), "num_corrupt": 0, "num_dropped": 0}
     folder.finish(privacy_class="private", files=[FileEntry(**f) for f in answer["files"]], facts=facts)
 
 
-def _draw_subset(private: Store, source: Manifest, out: Store, subset: SubsetSpec) -> dict[str, Any]:
+def _draw_subset(private: Store, source: Manifest, out: Store, paid: PaidSteps) -> dict[str, Any]:
     try:
         files = []
-        tables = draw_subset(iterate_images(private, source.files), subset.sample_rate)
+        tables = draw_subset(iterate_images(private, source.files), paid)
         for index, table in enumerate(tables):
             files.append(asdict(write_images(out, f"parts/part-{index:05d}.parquet", table)))
         return {"files": files}

@@ -71,7 +71,7 @@ class SharedArtefacts:
     def summary(self) -> list[dict[str, Any]]:
         """What was reused how often, whole or in part, and the seconds that saved."""
         return [
-            {"what": what, "times": entry.wanted - entry.made, "seconds_saved": round(entry.seconds_saved, 1)}
+            {"what": what, "times": entry.wanted - entry.made, "seconds_saved": entry.seconds_saved}
             for what, entry in self.reuse.items()
         ]
 

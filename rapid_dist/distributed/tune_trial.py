@@ -76,7 +76,7 @@ def _donor() -> dict[str, Any] | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        return json.loads((Path(folder) / CLONE).read_text())
+        return json.loads(Path(folder, CLONE).read_text())
 
 
 def _report(terms: dict[str, Any], step: int, score: float) -> None:
@@ -85,7 +85,7 @@ def _report(terms: dict[str, Any], step: int, score: float) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         place = {"trial": terms["trial"], "step": step, "train": terms["train"], "job": terms["job"]}
-        (Path(folder) / CLONE).write_text(json.dumps(place))
+        Path(folder, CLONE).write_text(json.dumps(place))
         tune.report({"score": score, "step": step}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

@@ -8,19 +8,18 @@ from typing import Any
 
 from ray.tune import Callback
 
-from rapid_dist.distributed.tune_study import Study
-from rapid_dist.tuning.table import LiveTable
+from rapid_dist.distributed.tune_begin import TrialDesk
 from rapid_dist.tuning.trials import Trial
 
 # One study a process. Ray Tune pickles its callbacks, so they hold none themselves.
-_watched: tuple[Study, LiveTable] | None = None
+_watched: TrialDesk | None = None
 
 
 @contextlib.contextmanager
-def watching(study: Study, live: LiveTable) -> Iterator[None]:
+def watching(trials: TrialDesk) -> Iterator[None]:
     """While the block runs every StudyWatch of this process speaks of this study."""
     global _watched
-    _watched = study, live
+    _watched = trials
     try:
         yield
     finally:
@@ -34,22 +33,20 @@ class StudyWatch(Callback):
         """A rung, or the last score, which is said when the trial ends."""
         if _watched is None or "score" not in result:
             return
-        study, live = _watched
-        known, step = _trial_of(study, trial), int(result.get("step", 0))
+        known, step = _trial_of(_watched, trial), int(result.get("step", 0))
         if known is not None and 0 < step < known.spec.training.steps:
-            live.rung(known.name, step, float(result["score"]))
+            _watched.live.rung(known.name, step, float(result["score"]))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Finished or failed, as the trial itself has said; else stopped by the scheduler."""
         if _watched is None:
             return
-        study, live = _watched
-        known = _trial_of(study, trial)
+        known = _trial_of(_watched, trial)
         if known is not None:
-            study.end(known.name, status="stopped", reason="")
-            live.ended(study.row(known))
+            _watched.end(known.name, status="stopped", reason="")
+            _watched.live.ended(_watched.study.row(known))
 
 
-def _trial_of(study: Study, trial: Any) -> Trial | None:
-    name = study.name_of(trial.trial_id)
-    return None if name is None else study.book.get(name)
+def _trial_of(trials: TrialDesk, trial: Any) -> Trial | None:
+    name = trials.name_of(trial.trial_id)
+    return None if name is None else trials.book.get(name)

@@ -152,6 +152,12 @@ class Ledger:
                 " the ledger was lost or swapped: restore it, or use a new folder"
             )
 
+    def paid_before(self, charge: AnyCharge, *, job: str) -> PaidSteps | None:
+        """The receipt of this charge if the job already made it; None otherwise."""
+        self.refresh()
+        found = own_charges(self._chain.entries, job)
+        return next((_receipt(e) for e in found if e.body["charge"] == charge.to_dict()), None)
+
     def charge(
         self, charge: AnyCharge, *, attempt: int, first_step: int | None = None, request: str | None = None
     ) -> PaidSteps:

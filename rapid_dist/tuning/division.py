@@ -9,8 +9,9 @@ import numpy as np
 
 from rapid_dist.artifacts.images import ImageTable
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.privacy.subset import subset_mask
 from rapid_dist.seeding import draw_uniforms
 from rapid_dist.specs.tuning import ProxySpec
 
@@ -67,11 +68,11 @@ def divide_table(table: ImageTable, division: Division, seed: int) -> dict[str, 
     }
 
 
-def draw_subset(tables: Iterable[ImageTable], sample_rate: float) -> Iterator[ImageTable]:
-    """The records of each table that a fresh secret key puts in; each is in on its own with this probability."""
+def draw_subset(tables: Iterable[ImageTable], paid: PaidSteps) -> Iterator[ImageTable]:
+    """The records of each table that a fresh secret key puts into the subset that was paid for."""
     key = RunKey.fresh()
     for table in tables:
-        is_in = draw_inclusion(key, attempt=1, step=0, example_ids=table.example_id, sample_rate=sample_rate)
+        is_in = subset_mask(key, table.example_id, paid=paid)
         chosen = _rows(table, is_in, table.label)
         if len(chosen):
             yield chosen
