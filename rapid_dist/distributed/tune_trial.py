@@ -134,18 +134,21 @@ def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, post: Pos
         Store(terms["ledger"]),
         Store(terms["train"]),
         options=TrainOptions(
-            job=terms["job"], terms=terms["attempt_terms"], scorer=scorer, run_fn=_runner(terms["trial"], post)
+            job=terms["job"],
+            terms=terms["attempt_terms"],
+            scorer=scorer,
+            run_fn=_runner(terms["trial"], post, study.tune.cpus_per_trial),
         ),
     )
 
 
-def _runner(trial: str, post: Post | None) -> Callable[..., dict[str, Any]]:
+def _runner(trial: str, post: Post | None, cpus: int | None) -> Callable[..., dict[str, Any]]:
     """How a trial's workers run: as one task that claims its CPUs, or as a group of Ray Train."""
 
     def run(fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, name: str) -> dict[str, Any]:
         if runtime.worker_range != (1, 1):
             return run_workers(fn, arguments, runtime=runtime, name=name)
-        return _run_alone(fn, {**arguments, "say": functools.partial(_say, post, trial)}, runtime=runtime)
+        return _run_alone(fn, {**arguments, "say": functools.partial(_say, post, trial)}, runtime=runtime, cpus=cpus)
 
     return run
 
@@ -156,11 +159,11 @@ def _say(post: Post | None, trial: str, line: str) -> None:
         post(headed(trial, text.strip()))
 
 
-def _run_alone(fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec) -> dict[str, Any]:
+def _run_alone(fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, cpus: int | None) -> dict[str, Any]:
     import ray
 
     gpus = 1 if runtime.device.startswith("cuda") else 0
-    cpus = task_cpus()
+    cpus = cpus or task_cpus()
     # SPREAD: anywhere, not in the placement group of the trial, which has no CPU.
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": runtime.max_failures, "scheduling_strategy": "SPREAD"}
     task = ray.remote(**options)(_alone)
