@@ -3,7 +3,7 @@
     python cluster/local.py up --nodes 2 --cpus-per-node 1 --state cluster.json
     python cluster/local.py status --state cluster.json
     python cluster/local.py kill 1 --state cluster.json      # SIGKILL, as a machine that goes away
-    python cluster/local.py add --state cluster.json
+    python cluster/local.py add --state cluster.json         # up and add take --private-nodes
     python cluster/local.py down --state cluster.json
 
 Every node has an address of its own in 127.0.0.0/8, its own ports and its own temporary folder. Only processes that
@@ -287,7 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cluster: {error}", file=sys.stderr)
         return 2
     for node in cluster.nodes:
-        print(f"{node.name:>3}  {'head' if node is cluster.head else 'worker':<7} {node.address:<16} {'alive' if node.is_alive() else 'gone'}")
+        role = "head" if node is cluster.head else "worker"
+        print(f"{node.name:>3}  {role:<7} {node.address:<16} {'alive' if node.is_alive() else 'gone'}")
     print("export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in cluster.environment().items()))
     return 0
 

@@ -39,9 +39,7 @@ def make_up(spec: RunSpec) -> MadeUp:
     generator = make_generator(0, "bench-privacy")
     size, channels = spec.data.image_size or 28, spec.data.num_channels or 1
     shape = build_autoencoder(spec.autoencoder, image_shape=(channels, size, size), generator=generator).latent_shape
-    model = build_denoiser(
-        spec.denoiser, latent_shape=shape, num_conditions=spec.data.num_classes, generator=generator
-    )
+    model = build_denoiser(spec.denoiser, latent_shape=shape, num_conditions=spec.data.num_classes, generator=generator)
     count, classes = spec.privacy.nominal_size, spec.data.num_classes
     label = torch.randint(classes, (count,), generator=generator) if classes else torch.full((count,), -1)
     needs_surrogate = spec.training.objective == "surrogate"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,7 +72,7 @@ class ScalingSettings:
 def scaling_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
     """What each of two workers does: its turns, then bare sums over both. Rank 0 answers with seconds.
 
-    arguments: spec, plan, settings, ledger, out, say. While rank 0 trains alone, rank 1 waits in a sum and uses no core.
+    arguments: spec, plan, settings, ledger, out, say. While rank 0 trains alone, rank 1 waits in a sum.
     """
     spec, settings = arguments["spec"], arguments["settings"]
     torch.set_num_threads(1)
@@ -173,9 +173,7 @@ def summarise_scaling(
     every = min(spec.training.checkpoint_every, plan.steps)
 
     def a_step(turn: Mapping[str, float]) -> dict[str, float]:
-        return {
-            name: turn.get(name, 0.0) / (every if name in ONCE_A_BLOCK else settings.steps) for name in PARTS
-        }
+        return {name: turn.get(name, 0.0) / (every if name in ONCE_A_BLOCK else settings.steps) for name in PARTS}
 
     one, two = ([a_step(turn) for turn in answer["seconds"][w]] for w in ("1", "2"))
     parts_one, parts_two = ({p: statistics.median(t[p] for t in turns) for p in PARTS} for turns in (one, two))

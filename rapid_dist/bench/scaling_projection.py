@@ -128,7 +128,7 @@ def scaling_lines(projected: Sequence[Projected]) -> list[str]:
     lines = [f"{'workers':>7}{'ms a step':>12}{'steps/s':>10}{'wait ms':>10}{'all-reduce ms':>15}{'efficiency':>12}"]
     for p in projected:
         lines.append(
-            f"{p.world_size:>7}{1e3 * p.step_seconds:>12.2f}{1 / p.step_seconds:>10.2f}{1e3 * p.straggler_seconds:>10.2f}"
-            f"{1e3 * p.all_reduce_seconds:>15.2f}{p.efficiency:>12.1%}"
+            f"{p.world_size:>7}{1e3 * p.step_seconds:>12.2f}{1 / p.step_seconds:>10.2f}"
+            f"{1e3 * p.straggler_seconds:>10.2f}{1e3 * p.all_reduce_seconds:>15.2f}{p.efficiency:>12.1%}"
         )
     return lines

@@ -44,7 +44,7 @@ def placed(tiny_sources, tmp_path_factory):
 
 def test_private_work_is_on_the_private_node_alone(placed):
     private, left = placed
-    assert {work: left.get(work) for work in PRIVATE_WORK} == dict.fromkeys(PRIVATE_WORK, {private})
+    assert {work: left.get(work) for work in PRIVATE_WORK} == {work: {private} for work in PRIVATE_WORK}
 
 
 def test_no_public_work_is_on_the_private_node(placed):
