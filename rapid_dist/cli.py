@@ -18,6 +18,7 @@ from rapid_dist.cli_kb import kb
 from rapid_dist.cli_ledger import ledger
 from rapid_dist.cli_metrics import metrics, metrics_option
 from rapid_dist.cli_privacy import calibrate, epsilon
+from rapid_dist.cli_tune import tune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,7 +30,7 @@ def main() -> None:
 bench.add_command(bench_kb)
 bench.add_command(bench_privacy)
 bench.add_command(bench_scaling)
-for _command in (epsilon, calibrate, kb, ledger, audit, metrics, bench):
+for _command in (tune, epsilon, calibrate, kb, ledger, audit, metrics, bench):
     main.add_command(_command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -70,34 +71,60 @@ def show(uri: str, as_json: bool) -> None:
     """List every charge against the dataset of RUN, or DATASET, and the epsilon they come to."""
     book = _open(uri)
     spent, target = book.spent_epsilon(), book.target
-    jobs = {job: _job_facts(book, job) for job in book.jobs}
+    jobs = {job: _facts(book, book.charges_of(job), book.attempts_of(job)) for job in book.jobs}
+    studies = {name: _study_facts(book, name) for name in book.studies}
     if as_json:
         charges = [charge.to_dict() for charge in book.charges]
-        plain = {**target, "spent_epsilon": spent, "attempts": len(book.attempts), "jobs": jobs, "charges": charges}
-        click.echo(json.dumps(plain))
+        plain = {**target, "spent_epsilon": spent, "attempts": len(book.attempts), "jobs": jobs}
+        click.echo(json.dumps({**plain, "studies": studies, "charges": charges}))
         return
     click.echo(
-        f"{'job':<17} {'purpose':<20} {'mechanism':<17} {'noise multiplier':>16} {'sample rate':>12} {'steps':>7}"
+        f"{'job':<17} {'purpose':<20} {'mechanism':<19} {'noise multiplier':>16} {'sample rate':>12} {'steps':>7}"
     )
     for job in book.jobs:
-        for c in book.charges_of(job):
-            click.echo(
-                f"{job:<17} {c.purpose:<20} {c.mechanism:<17} {c.noise_multiplier:>16.4f} {c.sample_rate:>12.6f}"
-                f" {c.num_steps:>7}"
-            )
+        for charge in book.own_charges_of(job):
+            click.echo(f"{job:<17} {charge.purpose:<20} {charge.mechanism:<19} {_numbers(charge)}")
     for job, facts in jobs.items():
-        click.echo(f"job {job}: epsilon {facts['spent_epsilon']:.4f}, {facts['attempts']} attempts")
+        inherited = len(book.charges_of(job)) - len(book.own_charges_of(job))
+        more = f", {inherited} charges of other jobs inherited" if inherited else ""
+        click.echo(f"job {job}: epsilon {_shown(facts['spent_epsilon'])}, {facts['attempts']} attempts{more}")
+    for name, facts in studies.items():
+        click.echo(
+            f"study {name}: epsilon {_shown(facts['spent_epsilon'])} of {facts['target_epsilon']:g} at delta "
+            f"{facts['target_delta']:g}, {facts['attempts']} attempts"
+        )
     click.echo(
         f"epsilon {spent:.4f} of {target['target_epsilon']:g} at delta {target['target_delta']:g}, "
         f"{len(book.attempts)} attempts, {target['neighboring_relation']}, {target['unit']}"
     )
 
 
-def _job_facts(book: Any, job: str) -> dict[str, Any]:
+def _numbers(charge: Any) -> str:
+    """The parameters of a Gaussian mechanism, or the bound of a charge that has only that."""
+    from rapid_dist.privacy.charges import Charge
+
+    if isinstance(charge, Charge):
+        return f"{charge.noise_multiplier:>16.4f} {charge.sample_rate:>12.6f} {charge.num_steps:>7}"
+    epsilon, delta = charge.bound
+    return f"epsilon {epsilon:.4f} at delta {delta:g}"
+
+
+def _facts(book: Any, charges: Any, attempts: Any, delta: float | None = None) -> dict[str, Any]:
     from rapid_dist.privacy.accounting import epsilon_pld
 
-    delta = book.target["target_delta"]
-    return {"spent_epsilon": epsilon_pld(book.charges_of(job), delta), "attempts": len(book.attempts_of(job))}
+    spent = epsilon_pld(charges, delta or book.target["target_delta"])
+    return {"spent_epsilon": spent if math.isfinite(spent) else None, "attempts": len(attempts)}
+
+
+def _shown(epsilon: float | None) -> str:
+    return "not finite" if epsilon is None else f"{epsilon:.4f}"
+
+
+def _study_facts(book: Any, study: str) -> dict[str, Any]:
+    attempts = book.attempts_of_study(study)
+    epsilon, delta = attempts[0]["study_target_epsilon"], attempts[0]["study_target_delta"]
+    facts = _facts(book, book.charges_of_study(study), attempts, delta)
+    return {**facts, "target_epsilon": epsilon, "target_delta": delta}
 
 
 @ledger.command("verify")
@@ -113,6 +140,9 @@ def verify(uri: str, as_json: bool) -> None:
     check_agreement(result)
     if as_json:
         plain = {"verified": True, "head": book.head, "pld": result.pld, "prv": result.prv, "rdp": result.rdp}
+        if result.of_gaussians is not None:
+            rest = result.of_gaussians
+            plain |= {"rdp": None, "without_bounds": {"pld": rest.pld, "prv": rest.prv, "rdp": rest.rdp}}
         click.echo(json.dumps(plain))
         return
     click.echo(f"the chain is whole; its head is {book.head}")

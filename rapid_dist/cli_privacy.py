@@ -90,4 +90,8 @@ def print_accountants(result: Any) -> None:
     click.echo(f"PLD {result.pld:.4f}   the number to state")
     prv = f"{result.prv:.4f}" if result.prv is not None else f"not available: {result.prv_reason}"
     click.echo(f"PRV {prv}   its upper end, an independent code")
-    click.echo(f"RDP {result.rdp:.4f}   an upper bound")
+    if result.of_gaussians is None:
+        click.echo(f"RDP {result.rdp:.4f}   an upper bound")
+        return
+    click.echo("RDP not available: a charge is known by its bound only; the others alone are counted by all three:")
+    print_accountants(result.of_gaussians)

@@ -150,6 +150,11 @@ def _shown(name: str) -> Iterator[None]:
 
 
 def _ingest(run: Run) -> list[StageResult]:
+    return ingest_datasets(run, ("public", "private", "test"))
+
+
+def ingest_datasets(run: Run, names: tuple[str, ...]) -> list[StageResult]:
+    """Ingests those of a run's data sets that are named and given; finished ones are skipped."""
     from rapid_dist.distributed.ingest import run_ingest
 
     data, results = run.spec.data, []
@@ -162,7 +167,7 @@ def _ingest(run: Run) -> list[StageResult]:
     ]
     if data.test is not None:
         jobs.append(("test", data.test, run.test, private))
-    for name, source, store, arguments in jobs:
+    for name, source, store, arguments in [job for job in jobs if job[0] in names]:
         with _told(f"ingest {name}", store, results):
             if Store(source).uri == store.uri:
                 open_artifact(store, stage="ingest", privacy_classes=_classes_for(name))

@@ -113,18 +113,22 @@ def read_table(store: Store, entry: FileEntry) -> dict[str, np.ndarray]:
 
 
 def read_pieces(
-    store: Store, trajectories: Mapping[int, Sequence[FileEntry]], record: ShardRecord
+    store: Store,
+    trajectories: Mapping[int, Sequence[FileEntry]],
+    record: ShardRecord,
+    columns: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """The rows of a shard by ascending id: its row groups of the trajectory files and nothing else of them.
 
-    trajectories: set number -> its files. Empty when the shard has no row.
+    trajectories: set number -> its files; columns: None for all, else trajectory_id among them. Empty when the shard
+    has no row.
     """
     tables = []
     for number, group in record.pieces:
         for entry in trajectories[number]:
             where = f"{store.uri}/{entry.path}"
             with store.open_reader(entry.path) as file:
-                table = read_table_group(file, group, where=where)
+                table = read_table_group(file, group, where=where, columns=columns)
             if table is not None:
                 tables.append(table)
     if not tables:

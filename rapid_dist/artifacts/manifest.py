@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from rapid_dist.specs.parsing import digest_of
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+CHUNK_BYTES = 8 * 2**20
 PRIVACY_CLASSES = ("public", "private", "dp")
 
 
@@ -101,6 +102,28 @@ def read_file(store: Store, entry: FileEntry, *, remedy: str = "remove the folde
             f"sha256 {entry.sha256[:12]}...; {remedy}"
         )
     return data
+
+
+def copy_file(source: Store, entry: FileEntry, out: Store, *, remedy: str) -> FileEntry:
+    """Takes a manifest's file over into another folder, under the same path, a chunk at a time.
+
+    Raises ArtifactError, and leaves nothing in out, when the file is missing or does not match its digest.
+    """
+    out.write_chunks(entry.path, _checked_chunks(source, entry, remedy))
+    return entry
+
+
+def _checked_chunks(source: Store, entry: FileEntry, remedy: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    try:
+        with source.open_reader(entry.path) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                yield chunk
+    except InputError:
+        raise ArtifactError(f"{source.uri}/{entry.path} is missing though its manifest names it; {remedy}") from None
+    if digest.hexdigest() != entry.sha256:
+        raise ArtifactError(f"{source.uri}/{entry.path} does not match its digest; {remedy}")
 
 
 def read_manifest(store: Store) -> Manifest | None:

@@ -7,7 +7,8 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from rapid_dist.errors import InputError, StorageError
 Value = TypeVar("Value")
 
 _DELETE_TRIES = 20
+_PARTS_AT_ONCE = 2  # of a file that is sent from a disk
 
 
 class Store:
@@ -116,9 +118,25 @@ class Store:
                 with _bucket_required(self.uri):
                     self._call(lambda: self.fs.pipe_file(target, data, chunksize=s3.PART_BYTES))
                 return
-            with _temporary_beside(target, data) as temporary:
+            with _temporary_beside(target, [data]) as temporary:
                 os.replace(temporary, target)
                 _fsync_folder(target)
+
+    def write_chunks(self, relative: str, chunks: Iterable[bytes]) -> None:
+        """As write_bytes, holding one chunk at a time; when the chunks end by raising, nothing is written."""
+        target = self.path(relative)
+        with translated(self.uri):
+            if self.is_local:
+                with _temporary_beside(target, chunks) as temporary:
+                    os.replace(temporary, target)
+                    _fsync_folder(target)
+                return
+            with tempfile.NamedTemporaryFile() as file:  # put whole, so that it can be put again
+                file.writelines(chunks)
+                file.flush()
+                sizes = {"chunksize": s3.PART_BYTES, "max_concurrency": _PARTS_AT_ONCE}
+                with _bucket_required(self.uri):
+                    self._call(lambda: self.fs.put_file(file.name, target, **sizes))
 
     def create_exclusive(self, relative: str, data: bytes) -> bool:
         """Writes the file only if it is absent; returns whether this call made it. Durable on return.
@@ -134,7 +152,7 @@ class Store:
                     with _bucket_required(self.uri):
                         self._call(lambda: self.fs.pipe_file(target, data, mode="create", chunksize=s3.PART_BYTES))
                     return True
-                with _temporary_beside(target, data) as temporary:
+                with _temporary_beside(target, [data]) as temporary:
                     os.link(temporary, target)
                     _fsync_folder(target)
                 return True
@@ -211,7 +229,7 @@ def _normalise(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _temporary_beside(target: str, data: bytes) -> Iterator[str]:
+def _temporary_beside(target: str, chunks: Iterable[bytes]) -> Iterator[str]:
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
     except FileExistsError:
@@ -219,7 +237,8 @@ def _temporary_beside(target: str, data: bytes) -> Iterator[str]:
     temporary = f"{os.path.dirname(target)}/.tmp-{secrets.token_hex(8)}"
     try:
         with open(temporary, "xb") as f:
-            f.write(data)
+            for chunk in chunks:
+                f.write(chunk)
             f.flush()
             os.fsync(f.fileno())
         yield temporary

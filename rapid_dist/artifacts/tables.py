@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -61,9 +61,26 @@ def grouped_table_bytes(columns: Mapping[str, np.ndarray], group: np.ndarray) ->
     return sink.getvalue()
 
 
-def read_table_group(file: BinaryIO, group: int, *, where: str) -> dict[str, np.ndarray] | None:
+def grouped_table_arrays(data: bytes, *, where: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """All columns of grouped_table_bytes, rows by ascending group, and the group (n,) int64 of each row.
+
+    Raises ArtifactError when the bytes are no such table.
+    """
+    try:
+        parquet = pq.ParquetFile(io.BytesIO(data))
+        numbers = json.loads(parquet.schema_arrow.metadata[_GROUPS])
+        counts = [parquet.metadata.row_group(i).num_rows for i in range(len(numbers))]
+        return _to_arrays(parquet.read()), np.repeat(np.array(numbers, dtype=np.int64), counts)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise _no_table(where, error) from None
+
+
+def read_table_group(
+    file: BinaryIO, group: int, *, where: str, columns: Sequence[str] | None = None
+) -> dict[str, np.ndarray] | None:
     """The columns of one group of grouped_table_bytes, None when it has no rows; reads no other group.
 
+    columns: those to read, None for all.
     Raises ArtifactError when the file is no such table, is cut, or the group's pages fail their checksum.
     """
     try:
@@ -71,7 +88,7 @@ def read_table_group(file: BinaryIO, group: int, *, where: str) -> dict[str, np.
         numbers = json.loads(parquet.schema_arrow.metadata[_GROUPS])
         if group not in numbers:
             return None
-        return _to_arrays(parquet.read_row_group(numbers.index(group)))
+        return _to_arrays(parquet.read_row_group(numbers.index(group), columns=columns))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise _no_table(where, error) from None
 

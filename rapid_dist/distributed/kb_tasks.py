@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rapid_dist.artifacts.images import read_images
 from rapid_dist.artifacts.knowledge_base import (
     CLUSTERS,
     PROTOTYPES,
@@ -24,14 +23,14 @@ from rapid_dist.artifacts.knowledge_base import (
     write_shard,
 )
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, write_file
-from rapid_dist.artifacts.models import encode_pixels, open_public_models
+from rapid_dist.artifacts.models import open_public_models
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import grouped_table_bytes, table_bytes
+from rapid_dist.distributed.kb_latents import LatentBatch, latent_batches
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import peak_memory_bytes
 
 Task = Callable[[int], dict[str, Any]]
-BATCH_ROWS = 1024
 NUM_RECALL_QUERIES = 500
 
 
@@ -63,44 +62,30 @@ def make_trajectory_maker(
 ) -> Task:
     """fn(index) makes the trajectories of the image parts of that index, split by shard."""
     import numpy as np
-    import torch
 
-    from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise, values_of_latents
+    from rapid_dist.retrieval.trajectory import keys_of_latents
     from rapid_dist.seeding import draw_integers
 
-    device = spec.runtime.device
-    models = open_public_models(spec, pretrain, weights, device=device)
-    draws = spec.knowledge_base.num_trajectories_per_image
+    models = open_public_models(spec, pretrain, weights, device=spec.runtime.device)
 
-    def batch(image: np.ndarray, trajectory_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        latent = encode_pixels(models.autoencoder, torch.tensor(image), device=device)
-        latent = latent.repeat_interleave(draws, dim=0).to(device)
-        noise = trajectory_noise(spec.pretrain.seed, trajectory_id, models.latent_shape).to(device)
-        shared = {"schedule": spec.schedule, "alphas_cumprod": models.alphas_cumprod}
+    def key_of(batch: LatentBatch) -> np.ndarray:
         key = keys_of_latents(
-            latent,
-            noise,
+            batch.latent,
+            batch.noise,
             denoiser=models.denoiser,
             extract=models.extractor,
             num_conditions=models.num_public_classes,
-            **shared,
+            schedule=spec.schedule,
+            alphas_cumprod=models.alphas_cumprod,
         )
-        value = values_of_latents(latent, noise, **shared)
-        return key.cpu().numpy(), value.cpu().numpy().astype(np.float16)
+        return key.cpu().numpy()
 
     def make(index: int) -> dict[str, Any]:
         pieces: dict[str, list[np.ndarray]] = {"trajectory_id": [], "key": [], "value": [], "label": []}
-        last_example = 0
-        for entry in parts[index]:
-            table = read_images(images, entry)
-            last_example = max(last_example, int(table.example_id.max()))
-            for first in range(0, len(table), BATCH_ROWS):
-                rows = slice(first, first + BATCH_ROWS)
-                own_id = (table.example_id[rows][:, None] * draws + np.arange(draws)).reshape(-1)
-                key, value = batch(table.image[rows], plan.first_id + own_id)
-                label = np.repeat(table.label[rows], draws)
-                for name, part in zip(pieces, (plan.first_id + own_id, key, value, label), strict=True):
-                    pieces[name].append(part)
+        for batch in latent_batches(spec, images, parts[index], models, plan.first_id):
+            made = (batch.trajectory_id, key_of(batch), batch.value(spec, models), batch.label)
+            for name, part in zip(pieces, made, strict=True):
+                pieces[name].append(part)
         columns = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
         ids = columns["trajectory_id"]
         drawn = draw_integers(spec.pretrain.seed, "key-sample", ids, 1, below=plan.sample_every)[:, 0]
@@ -110,7 +95,7 @@ def make_trajectory_maker(
             "file": asdict(write_trajectories(spec, out, work, plan, index, columns)),
             "sample": asdict(sampled),
             "rows": len(ids),
-            "next_id": plan.first_id + (last_example + 1) * draws,
+            "next_id": int(ids.max()) + 1,
             "peak_bytes": peak_memory_bytes(),
         }
 
@@ -125,8 +110,12 @@ def write_trajectories(
     if not plan.is_split:
         return write_file(work, f"unsplit/part-{index:05d}.parquet", table_bytes(columns), rows=rows)
     data = grouped_table_bytes(columns, shard_of(spec, out, plan, columns))
-    stem = f"trajectories/set-{plan.number:03d}-part-{index:05d}"
-    return write_addressed(out, stem, ".parquet", data, rows=rows)
+    return write_addressed(out, part_stem(plan.number, index), ".parquet", data, rows=rows)
+
+
+def part_stem(number: int, index: int) -> str:
+    """How the name of a set's trajectory part begins."""
+    return f"trajectories/set-{number:03d}-part-{index:05d}"
 
 
 def shard_of(spec: RunSpec, out: Store, plan: SetPlan, columns: Mapping[str, Any]) -> Any:

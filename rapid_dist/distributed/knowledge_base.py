@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rapid_dist.artifacts.images import INGEST
@@ -39,9 +40,25 @@ def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out:
 
     Guarantee: refuses any input whose privacy class is not public.
     """
-    source = open_artifact(images, stage=INGEST, privacy_classes=("public",))
-    weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
-    inputs = {"public": source.digest, "pretrain": weights.digest}
+    return build_once(spec, images, pretrain, out, partial(_first_version, images=images, pretrain=pretrain))
+
+
+def build_once(
+    spec: RunSpec,
+    images: Store,
+    pretrain: Store,
+    out: Store,
+    make_version: Callable[..., Manifest],
+    *,
+    operation: str = "build",
+    identity: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """The base of these inputs as out holds it, or its first version as make_version(work, source, weights, folder).
+
+    identity: what the operation works from beside spec and inputs.
+    Guarantee: refuses any input whose privacy class is not public.
+    """
+    source, weights, inputs = open_inputs(images, pretrain)
     newest = publish_newest(out)
     # A base that grew since is still the base of these inputs.
     grown = {} if newest is None else {k: v for k, v in newest.inputs.items() if k.startswith(APPENDED)}
@@ -49,9 +66,10 @@ def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out:
     if folder.finished is not None:
         damaged = damaged_files(out, folder.finished)
         return repair_base(spec, images, pretrain, out, folder.finished, damaged) if damaged else folder.finished
-    work = BaseWork(spec, out, operation="build", identity={"spec": folder.spec, "inputs": inputs})
+    identity = {"spec": folder.spec, "inputs": inputs, **(identity or {})}
+    work = BaseWork(spec, out, operation=operation, identity=identity)
     try:
-        draft = _first_version(work, images, source, pretrain, weights, folder)
+        draft = make_version(work, source=source, weights=weights, folder=folder)
         manifest = commit_version(out, replace(draft, seconds=folder.seconds))
     except (ArtifactError, InputError):
         # Another builder of the same base may have finished it, and put away what this one was reading.
@@ -62,6 +80,13 @@ def run_build_knowledge_base(spec: RunSpec, images: Store, pretrain: Store, out:
     folder.forget_begun()
     work.finish()
     return manifest
+
+
+def open_inputs(images: Store, pretrain: Store) -> tuple[Manifest, Manifest, dict[str, str]]:
+    """The manifests of public images and models, and the inputs of a base made of them."""
+    source = open_artifact(images, stage=INGEST, privacy_classes=("public",))
+    weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
+    return source, weights, {"public": source.digest, "pretrain": weights.digest}
 
 
 def base_spec(spec: RunSpec) -> dict[str, Any]:
@@ -75,7 +100,7 @@ def base_spec(spec: RunSpec) -> dict[str, Any]:
 
 
 def _first_version(
-    work: BaseWork, images: Store, source: Manifest, pretrain: Store, weights: Manifest, folder: StageFolder
+    work: BaseWork, *, images: Store, source: Manifest, pretrain: Store, weights: Manifest, folder: StageFolder
 ) -> Manifest:
     spec = work.spec
     made = work.make_set(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rapid_dist import errors
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.charges import AnyCharge, Charge
 from rapid_dist.privacy.ledger import join_ledger
 from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.paid import PaidSteps
@@ -52,11 +52,11 @@ class LedgerClient:
     def __init__(self, actor: Any):
         self._actor = actor
 
-    def begin_attempt(self, plan: dict[str, Any], *, job: str, planned: tuple[Charge, ...] = ()) -> int:
+    def begin_attempt(self, plan: dict[str, Any], *, job: str, planned: tuple[AnyCharge, ...] = ()) -> int:
         """As Ledger.begin_attempt."""
         return self._call("begin_attempt", plan, job=job, planned=planned, request=secrets.token_hex(16))
 
-    def charge(self, charge: Charge, *, attempt: int, first_step: int | None = None) -> PaidSteps:
+    def charge(self, charge: AnyCharge, *, attempt: int, first_step: int | None = None) -> PaidSteps:
         """As Ledger.charge."""
         return self._call("charge", charge, attempt=attempt, first_step=first_step, request=secrets.token_hex(16))
 
@@ -69,7 +69,11 @@ class LedgerClient:
         """As Ledger.require_entry."""
         return self._call("require_entry", digest)
 
-    def require_charge(self, charge: Charge, *, job: str) -> None:
+    def require_counted(self, digest: str, *, job: str, charged_to: str) -> None:
+        """As Ledger.require_counted."""
+        return self._call("require_counted", digest, job=job, charged_to=charged_to)
+
+    def require_charge(self, charge: AnyCharge, *, job: str) -> None:
         """As Ledger.require_charge."""
         return self._call("require_charge", charge, job=job)
 

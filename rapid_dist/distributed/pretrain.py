@@ -25,10 +25,7 @@ from rapid_dist.training.state import CheckpointFolder
 def run_pretrain(spec: RunSpec, images: Store, out: Store) -> Manifest:
     """Trains autoencoder, denoiser and extractor on public images and writes their weights."""
     source = open_artifact(images, stage=INGEST, privacy_classes=("public",))
-    sections = spec.sections("autoencoder", "denoiser", "pretrain", "extractor")
-    # The split step does not matter here, so a sweep over it shares these weights.
-    schedule = {k: v for k, v in spec.sections("schedule")["schedule"].items() if k != "split_step"}
-    folder = StageFolder(out, stage=PRETRAIN, spec={**sections, "schedule": schedule}, inputs={"public": source.digest})
+    folder = StageFolder(out, stage=PRETRAIN, spec=pretrain_spec(spec), inputs={"public": source.digest})
     if folder.finished is not None:
         return folder.finished
     with relayed_recorder() as recorder:
@@ -43,6 +40,13 @@ def run_pretrain(spec: RunSpec, images: Store, out: Store) -> Manifest:
         files=[FileEntry(**f) for f in answer["files"]],
         facts={"image_shape": source.facts["image_shape"], "num_public_classes": source.facts["num_labels"]},
     )
+
+
+def pretrain_spec(spec: RunSpec) -> dict[str, Any]:
+    """What public models depend on. The split step does not matter here, so a sweep over it shares the weights."""
+    sections = spec.sections("autoencoder", "denoiser", "pretrain", "extractor")
+    schedule = {k: v for k, v in spec.sections("schedule")["schedule"].items() if k != "split_step"}
+    return {**sections, "schedule": schedule}
 
 
 def _train_public_models(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from rapid_dist.artifacts.knowledge_base import BUILD, open_knowledge_base
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, read_file
 from rapid_dist.artifacts.models import PRETRAIN, load_into, open_public_models, read_weights
 from rapid_dist.artifacts.parts import FinishedParts
-from rapid_dist.artifacts.prototypes import prototype_label_shares
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays
@@ -27,9 +26,9 @@ from rapid_dist.metrics import catalog
 from rapid_dist.metrics.recorder import current_recorder
 from rapid_dist.metrics.search import MeasuredSearch
 from rapid_dist.retrieval.interface import TrajectorySearch
-from rapid_dist.sampling.images import evaluations_per_image, sample_private, sample_public_only
+from rapid_dist.sampling.images import evaluations_per_image, sample_public_only
 from rapid_dist.sampling.labels import sample_labels
-from rapid_dist.sampling.starts import VotedPrototypes
+from rapid_dist.sampling.sampler import private_sampler
 from rapid_dist.specs import RunSpec
 
 SAMPLE = "sample"
@@ -127,7 +126,6 @@ def _make_private_sampler(
 ) -> Callable[[int], dict[str, Any]]:
     from rapid_dist.diffusion.denoisers import build_denoiser
     from rapid_dist.seeding import make_generator
-    from rapid_dist.training.class_start import vote_shares
 
     device = spec.runtime.device
     models = open_public_models(spec, pretrain, open_artifact(pretrain, stage=PRETRAIN), device=device)
@@ -140,23 +138,16 @@ def _make_private_sampler(
     ).to(device)
     load_into(denoiser, read_weights(train, trained, WEIGHTS), where=f"{train.uri}/{WEIGHTS}")
     denoiser.eval().requires_grad_(False)
-    voted = None
+    noisy = None
     if spec.schedule.uses_retrieval:
         if search is None:
             search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
         if spec.sampling.starts == "votes":
             entry = next(f for f in trained.files if f.path == VOTES)
             noisy = table_arrays(read_file(train, entry), where=entry.path)["noisy_votes"]
-            voted = VotedPrototypes(
-                shares=vote_shares(noisy, spec.privacy.votes_noise_multiplier),
-                labels=prototype_label_shares(search, base.facts["num_prototypes"], models.num_public_classes),
-            )
-
         search = MeasuredSearch(search, current_recorder(), "sample")
-
-    def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
-        return sample_private(spec, models, denoiser, search, voted, index, label, device=device)
-
+    num_prototypes = 0 if base is None else base.facts["num_prototypes"]
+    draw = private_sampler(spec, models, denoiser, search, noisy, num_prototypes=num_prototypes, device=device)
     return _batch_writer(spec, out, draw, "private")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from rapid_dist.training.private_inputs import PrivateInputs, load_private_input
 from rapid_dist.training.private_loop import PrivateAttempt
 from rapid_dist.training.private_run import open_attempt, train_attempt
 from rapid_dist.training.state import CheckpointFolder, TrainState
+from rapid_dist.tuning.scorer import BlockEnd
 
 TRAIN = "train"
 VOTES = "votes.parquet"
@@ -42,8 +43,37 @@ WEIGHTS = "denoiser.safetensors"
 JOB = "job.json"
 
 
+class Scorer(Protocol):
+    """What looks at a model in training at the ends of paid blocks; it pickles. See tuning.scorer."""
+
+    def at_block_end(self, end: BlockEnd) -> None: ...
+
+    def at_end(self, end: BlockEnd) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a trial's training differs from a run's.
+
+    job: its name in the ledger; None makes one. terms: what its attempts say besides the plan. scorer: sees the model
+    between blocks. run_fn: as run_workers.
+    """
+
+    job: str | None = None
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    scorer: Scorer | None = None
+    run_fn: Callable[..., dict[str, Any]] = run_workers
+
+
 def run_train(
-    spec: RunSpec, images: Store, pretrain: Store, knowledge_base: Store | None, ledger: Store, out: Store
+    spec: RunSpec,
+    images: Store,
+    pretrain: Store,
+    knowledge_base: Store | None,
+    ledger: Store,
+    out: Store,
+    *,
+    options: TrainOptions | None = None,
 ) -> Manifest:
     """Trains the private denoiser and writes its averaged weights; the ledger lies outside this folder.
 
@@ -67,18 +97,20 @@ def run_train(
     folder = StageFolder(out, stage=TRAIN, spec=sections, inputs=inputs)
     if folder.finished is not None:
         return folder.finished
+    options = options or TrainOptions()
     plan = build_plan(spec)
     plan.planned_epsilon()
-    job = _job_of(out)
+    job = options.job or _job_of(out)
     terms = plan.ledger_terms()
-    join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=plan.to_plain())
+    written = {**plan.to_plain(), **options.terms}
+    join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=written)
     start_ray()
     with (
         ledger_actor(ledger, **terms) as client,
         relayed_recorder() as recorder,
         served_search(spec.knowledge_base, knowledge_base, base, is_private=True) as search,
     ):
-        answer = run_workers(
+        answer = options.run_fn(
             train_worker,
             {
                 "spec": spec,
@@ -92,6 +124,8 @@ def run_train(
                 "ledger": client,
                 "out": out,
                 "recorder": recorder,
+                "terms": dict(options.terms),
+                "scorer": options.scorer,
             },
             runtime=spec.runtime,
             name=TRAIN,
@@ -170,6 +204,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         ledger=client,
         job=job,
         debug_fixed_key=spec.privacy.debug_fixed_key,
+        attempt_terms=arguments.get("terms", {}),
         statement_fn=lambda: client.statement_line(plan, job=job),
         collective=collective,
     )
@@ -193,6 +228,13 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         progress = Progress(TRAIN, spec.training.steps, first=state.step, say_fn=arguments["say"])
         return progress.update if collective.rank == 0 else lambda step: None
 
+    scorer: Scorer | None = arguments.get("scorer")
+
+    def block_end(state: TrainState) -> BlockEnd:
+        return BlockEnd(
+            state=state, inputs=inputs, votes=votes, attempt=attempt, collective=collective, device=device
+        )
+
     state, completed = train_attempt(
         model,
         inputs.partition,
@@ -207,10 +249,13 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         max_physical_batch_size=spec.runtime.max_physical_batch_size,
         device=device,
         watch=watch,
+        on_block=lambda state: None if scorer is None else scorer.at_block_end(block_end(state)),
         meter=PrivateStepMeter(
             recorder, planned_steps=spec.training.steps, expected_batch_size=plan.expected_batch_size
         ),
     )
+    if scorer is not None:
+        scorer.at_end(block_end(state))
     if collective.rank > 0:
         return {}
     files = [asdict(save_weights(out, WEIGHTS, state.averaged_weights()))]

@@ -33,7 +33,7 @@ def run_workers(
     A worker that dies takes the group with it and a new group starts, at most runtime.max_failures times; an elastic
     group starts again with the workers there is room for, and again when there is room for more. fn must resume by
     itself. arguments also get `say`, which prints on the driver, and `device`. is_private: whether fn reads private
-    data, and so runs where it may. An error of ours is raised by every worker alike, is not retried, and is raised here.
+    data, and so runs where it may. An error of ours is raised by every worker alike, is not retried, and raised here.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

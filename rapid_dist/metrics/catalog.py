@@ -15,7 +15,7 @@ KINDS = ("counter", "gauge", "histogram")
 
 # Maps whose number of parts follows from public data and settings. That of a private ingest follows from how many
 # private images there are, so a map that is not named here is not counted.
-PUBLIC_WORK = ("trajectories", "fit", "shards", "recall", "sample", "sample_public_only")
+PUBLIC_WORK = ("trajectories", "values", "fit", "shards", "recall", "sample", "sample_public_only")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 from rapid_dist.errors import BudgetExceededError
 from rapid_dist.privacy.accounting import epsilon_pld, is_within
-from rapid_dist.privacy.charges import Charge, merge_charges
+from rapid_dist.privacy.charges import AnyCharge, Charge, merge_charges
 
 _TOLERANCE = 1e-9
 
@@ -17,25 +18,25 @@ class Budget:
 
     def __init__(self, target_epsilon: float, target_delta: float):
         self.target_epsilon, self.target_delta = target_epsilon, target_delta
-        self._known_to_fit: dict[tuple[str, float, float], int] = {}
+        self._known_to_fit: Counter[Hashable] = Counter()
 
-    def epsilon(self, charges: Iterable[Charge]) -> float:
+    def epsilon(self, charges: Iterable[AnyCharge]) -> float:
         """What the charges cost together, at target_delta."""
         return epsilon_pld(charges, self.target_delta)
 
-    def fits(self, charges: Iterable[Charge]) -> bool:
+    def fits(self, charges: Iterable[AnyCharge]) -> bool:
         """Whether the charges stay within the target. Part of what is known to fit fits: epsilon is monotone."""
         charges = tuple(charges)
-        steps = {(c.mechanism, c.sample_rate, c.noise_multiplier): c.num_steps for c in merge_charges(charges)}
-        if all(n <= self._known_to_fit.get(key, 0) for key, n in steps.items()):
+        uses = _uses(charges)
+        if uses <= self._known_to_fit:
             return True
         if not is_within(charges, self.target_delta, self.target_epsilon + _TOLERANCE):
             return False
-        self._known_to_fit = steps
+        self._known_to_fit = uses
         return True
 
     def refuse_overspending(
-        self, already: tuple[Charge, ...], more: tuple[Charge, ...], *, name: str, what: str
+        self, already: tuple[AnyCharge, ...], more: tuple[AnyCharge, ...], *, name: str, what: str
     ) -> None:
         """Raises BudgetExceededError when more does not fit beside what is charged already."""
         together = (*already, *more)
@@ -45,7 +46,7 @@ class Budget:
                 f" {name} {self.target_epsilon} at delta {self.target_delta}; nothing was charged"
             )
 
-    def largest_fitting(self, already: Iterable[Charge], charge_like: Charge, up_to: int) -> int:
+    def largest_fitting(self, already: Iterable[AnyCharge], charge_like: Charge, up_to: int) -> int:
         """The largest n <= up_to such that n steps of charge_like still fit beside what is charged; 0 when none.
 
         Epsilon rises with n: all of up_to is tried first, then the range is halved.
@@ -60,3 +61,13 @@ class Budget:
                 high = middle
             middle = (low + high) // 2
         return low
+
+
+def _uses(charges: Iterable[AnyCharge]) -> Counter[Hashable]:
+    """How often each mechanism is used: the steps of a Gaussian, one for each charge known by a bound."""
+    uses: Counter[Hashable] = Counter()
+    for charge in merge_charges(charges):
+        is_gaussian = isinstance(charge, Charge)
+        key = (charge.mechanism, charge.sample_rate, charge.noise_multiplier) if is_gaussian else charge
+        uses[key] += charge.num_steps
+    return uses

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import ADD_OR_REMOVE_ONE, epsilon_pld, epsilon_rdp
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.charges import AnyCharge, Charge, split_charges
 
 _MAX_NOISE_MULTIPLIER = 1e6
 _MIN_NOISE_MULTIPLIER = 1e-3
@@ -22,7 +22,7 @@ def calibrate_noise_multiplier(
     delta: float,
     sample_rate: float,
     num_steps: int,
-    other_charges: Iterable[Charge] = (),
+    other_charges: Iterable[AnyCharge] = (),
     tolerance: float = 1e-3,
     neighboring_relation: str = ADD_OR_REMOVE_ONE,
 ) -> float:
@@ -34,10 +34,7 @@ def calibrate_noise_multiplier(
     value, the very number returned, is at most target_epsilon; rounding never lowers the noise.
     Raises SpecError when other_charges leave no room, or a setting is out of range.
     """
-    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
-        raise SpecError(f"target_epsilon is {target_epsilon}; expected a finite number above 0")
-    if not 0 < tolerance < 1:
-        raise SpecError(f"tolerance is {tolerance}; expected more than 0 and less than 1")
+    _check_aim(target_epsilon, tolerance)
     others = tuple(other_charges)
     pld = functools.partial(epsilon_pld, delta=delta, neighboring_relation=neighboring_relation)
     rdp = functools.partial(epsilon_rdp, delta=delta, neighboring_relation=neighboring_relation)
@@ -48,19 +45,12 @@ def calibrate_noise_multiplier(
             " raise the target or spend less on them"
         )
 
-    def charges_at(noise_multiplier: float) -> tuple[Charge, ...]:
-        mechanism = "poisson_gaussian" if sample_rate < 1 else "gaussian"
-        training = Charge(
-            mechanism=mechanism,
-            noise_multiplier=noise_multiplier,
-            sample_rate=sample_rate,
-            num_steps=num_steps,
-            purpose="training",
-        )
-        return (*others, training)
+    def charges_at(noise_multiplier: float) -> tuple[AnyCharge, ...]:
+        return (*others, training_charge(sample_rate, num_steps, noise_multiplier))
 
     def fits_by_rdp(noise_multiplier: float) -> bool:
-        return rdp(charges_at(noise_multiplier)) <= target_epsilon
+        gaussians, _ = split_charges(charges_at(noise_multiplier))  # RDP knows nothing of others; this is a guess only
+        return rdp(gaussians) <= target_epsilon
 
     def fits_coarsely(noise_multiplier: float) -> bool:
         return pld(charges_at(noise_multiplier), coarseness=_COARSENESS) <= target_epsilon
@@ -78,6 +68,53 @@ def calibrate_noise_multiplier(
             f" {already:.6f}; raise the target or take fewer steps"
         )
     return result
+
+
+def least_noise_multiplier(
+    epsilon_at: Callable[[float | None], float], *, target_epsilon: float, tolerance: float, what: str, delta: float
+) -> float:
+    """As calibrate_noise_multiplier, for an epsilon that falls with the noise and is quick to compute.
+
+    epsilon_at(None): what is spent without any training. what: in words, what epsilon_at counts.
+    Guarantee: epsilon_at of the very number returned is at most target_epsilon.
+    Raises SpecError when even without training there is no room, or a setting is out of range.
+    """
+    _check_aim(target_epsilon, tolerance)
+    already = epsilon_at(None)
+    if already >= target_epsilon:
+        raise SpecError(
+            f"{what} cost epsilon {already:.6f} of target_epsilon {target_epsilon} at delta {delta} untrained;"
+            " raise the target or spend less on the rest"
+        )
+
+    def fits(noise_multiplier: float) -> bool:
+        return epsilon_at(_round_up(noise_multiplier)) <= target_epsilon
+
+    result = _round_up(_smallest_fitting(fits, guess=1.0, factor=2.0, tolerance=tolerance / 2))
+    if not fits(result):
+        raise SpecError(
+            f"no noise_multiplier up to {_MAX_NOISE_MULTIPLIER:g} keeps {what} within target_epsilon {target_epsilon}"
+            f" at delta {delta}; raise the target or take fewer steps"
+        )
+    return result
+
+
+def training_charge(sample_rate: float, num_steps: int, noise_multiplier: float) -> Charge:
+    """Steps of DP-SGD at this rate and noise; at rate 1 nothing is sampled."""
+    return Charge(
+        mechanism="poisson_gaussian" if sample_rate < 1 else "gaussian",
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        num_steps=num_steps,
+        purpose="training",
+    )
+
+
+def _check_aim(target_epsilon: float, tolerance: float) -> None:
+    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
+        raise SpecError(f"target_epsilon is {target_epsilon}; expected a finite number above 0")
+    if not 0 < tolerance < 1:
+        raise SpecError(f"tolerance is {tolerance}; expected more than 0 and less than 1")
 
 
 def _smallest_fitting(fits: Callable[[float], bool], *, guess: float, factor: float, tolerance: float) -> float:

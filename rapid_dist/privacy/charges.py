@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from rapid_dist.errors import SpecError
 
@@ -36,8 +38,8 @@ class Charge:
     def __post_init__(self) -> None:
         if self.mechanism not in MECHANISMS:
             raise SpecError(f"mechanism is {self.mechanism!r}; expected one of {', '.join(MECHANISMS)}")
-        object.__setattr__(self, "noise_multiplier", _as_float("noise_multiplier", self.noise_multiplier))
-        object.__setattr__(self, "sample_rate", _as_float("sample_rate", self.sample_rate))
+        object.__setattr__(self, "noise_multiplier", as_float("noise_multiplier", self.noise_multiplier))
+        object.__setattr__(self, "sample_rate", as_float("sample_rate", self.sample_rate))
         if self.noise_multiplier <= 0:
             raise SpecError(f"noise_multiplier is {self.noise_multiplier}; expected more than 0")
         if not 0 < self.sample_rate <= 1:
@@ -61,24 +63,73 @@ class Charge:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Charge:
         """Raises SpecError for a missing or unknown key: what is not understood is never counted as free."""
-        expected = {field.name for field in fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != expected:
-            got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-            raise SpecError(f"a charge has {got}; expected exactly {sorted(expected)}")
+        require_keys(values, {field.name for field in fields(cls)})
         return cls(**values)
 
 
-def merge_charges(charges: Iterable[Charge]) -> tuple[Charge, ...]:
+class BoundedCharge(ABC):
+    """One use of the private data that is no Gaussian mechanism: all that is counted of it is a proved bound.
+
+    Guarantee: bound follows from public parameters alone and is worked out anew from them, never read back.
+    """
+
+    mechanism: ClassVar[str]
+    num_steps: ClassVar[int] = 1
+    purpose: str
+
+    @property
+    @abstractmethod
+    def bound(self) -> tuple[float, float]:
+        """(epsilon, delta) of this use, under adding or removing one record."""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """What was done and how the bound follows, one sentence without the numbers of the bound."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON."""
+
+
+AnyCharge = Charge | BoundedCharge
+
+
+def require_keys(values: Any, expected: set[str]) -> None:
+    """Raises SpecError unless values is a mapping with exactly these keys."""
+    if not isinstance(values, Mapping) or set(values) != expected:
+        got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+        raise SpecError(f"a charge has {got}; expected exactly {sorted(expected)}")
+
+
+def split_charges(charges: Iterable[AnyCharge]) -> tuple[tuple[Charge, ...], tuple[BoundedCharge, ...]]:
+    """The Gaussian charges and those known by a bound only, each in the order given.
+
+    Raises SpecError for anything else: nothing else can be accounted for.
+    """
+    gaussians, bounded = [], []
+    for charge in charges:
+        if not isinstance(charge, (Charge, BoundedCharge)):
+            raise SpecError(f"got {type(charge).__name__}; expected a Charge, nothing else can be accounted for")
+        (gaussians if isinstance(charge, Charge) else bounded).append(charge)
+    return tuple(gaussians), tuple(bounded)
+
+
+def merge_charges(charges: Iterable[AnyCharge]) -> tuple[AnyCharge, ...]:
     """Adds up num_steps of equal mechanisms, in an order that depends only on what was charged.
 
+    Charges known by a bound follow the Gaussian ones, each on its own: two equal ones are two.
     Guarantee: exact. Composition does not care about order, and n uses followed by m uses of one mechanism
     are n + m uses of it, so the merged charges have the same privacy loss as the given ones.
     """
+    gaussians, bounded = split_charges(charges)
+    return (*_merged(gaussians), *sorted(bounded, key=lambda c: json.dumps(c.to_dict(), sort_keys=True)))
+
+
+def _merged(charges: Iterable[Charge]) -> tuple[Charge, ...]:
     steps: dict[tuple[str, float, float], int] = {}
     purposes: dict[tuple[str, float, float], set[str]] = {}
     for charge in charges:
-        if not isinstance(charge, Charge):
-            raise SpecError(f"got {type(charge).__name__}; expected a Charge, nothing else can be accounted for")
         key = (charge.mechanism, charge.sample_rate, charge.noise_multiplier)
         steps[key] = steps.get(key, 0) + charge.num_steps
         purposes.setdefault(key, set()).add(charge.purpose)
@@ -94,7 +145,8 @@ def merge_charges(charges: Iterable[Charge]) -> tuple[Charge, ...]:
     )
 
 
-def _as_float(name: str, value: Any) -> float:
+def as_float(name: str, value: Any) -> float:
+    """The value as a float. Raises SpecError unless it is a finite real number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise SpecError(f"{name} is {value!r}; expected a finite number")
     return float(value)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import BudgetExceededError, PrivacyError
+from rapid_dist.privacy.bounded import charge_from_dict
 from rapid_dist.privacy.budget import Budget
-from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.job_ledger import JobLedger
+from rapid_dist.privacy.charges import AnyCharge, Charge
+from rapid_dist.privacy.job_ledger import JobLedger, StudyLedger
 from rapid_dist.privacy.ledger_chain import Chain
 from rapid_dist.privacy.ledger_entry import Entry
+from rapid_dist.privacy.lineage import INHERITS, STUDY, counted_for_job, counted_for_study, own_charges
 from rapid_dist.privacy.paid import PaidSteps
 
 DEFAULT_JOB = "run"
@@ -45,9 +47,9 @@ class Ledger:
         return self._chain.entries[-1].digest
 
     @property
-    def charges(self) -> tuple[Charge, ...]:
+    def charges(self) -> tuple[AnyCharge, ...]:
         """All charges of all attempts, in the order written, as of the last look at the folder."""
-        return tuple(Charge.from_dict(body["charge"]) for body in self._bodies("charge"))
+        return tuple(charge_from_dict(body["charge"]) for body in self._bodies("charge"))
 
     @property
     def attempts(self) -> tuple[dict[str, Any], ...]:
@@ -58,6 +60,11 @@ class Ledger:
     def jobs(self) -> tuple[str, ...]:
         """The jobs that used the dataset, in the order they first came."""
         return tuple(dict.fromkeys(body["job"] for body in self._bodies("attempt")))
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The studies that attempts name, in the order they first came."""
+        return tuple(dict.fromkeys(plan[STUDY] for plan in self.attempts if STUDY in plan))
 
     @property
     def spent_steps(self) -> int:
@@ -73,27 +80,51 @@ class Ledger:
         """The plans of all attempts of a job."""
         return tuple(dict(body["plan"]) for body in self._bodies("attempt") if body["job"] == job)
 
+    def attempts_of_study(self, study: str) -> tuple[dict[str, Any], ...]:
+        """The plans of all attempts that name a study."""
+        return tuple(plan for plan in self.attempts if plan.get(STUDY) == study)
+
     def of_job(self, job: str) -> JobLedger:
         """What one job did to the dataset, a view of this ledger."""
         return JobLedger(self, job)
 
+    def of_study(self, study: str) -> StudyLedger:
+        """What all jobs of a study did to the dataset, a view of this ledger."""
+        return StudyLedger(self, study)
+
     def require_entry(self, digest: str) -> None:
         """Raises PrivacyError unless the entry with this digest, seen earlier, is still there."""
         self._chain.require(digest)
+
+    def require_counted(self, digest: str, *, job: str, charged_to: str) -> None:
+        """Raises PrivacyError unless the entry, seen earlier, is there, and counts for the job.
+
+        charged_to: the job that paid for it, the job itself or one from which it inherited up to that entry or later.
+        """
+        self.require_entry(digest)
+        counted = {entry.digest for entry in counted_for_job(self._chain.entries, job)}
+        if digest not in counted or digest not in {e.digest for e in own_charges(self._chain.entries, charged_to)}:
+            raise PrivacyError(
+                f"entry {digest[:12]}... of job {charged_to!r} is not among the charges of job {job!r}; what it paid"
+                " for would not be counted: use a new folder"
+            )
 
     def begin_attempt(
         self,
         plan: Mapping[str, Any],
         *,
         job: str = DEFAULT_JOB,
-        planned: Sequence[Charge] = (),
+        planned: Sequence[AnyCharge] = (),
         request: str | None = None,
     ) -> int:
         """Writes down a new attempt of a job and returns its number, counted from 1 and durable on return.
 
         plan: public settings, ready for JSON; its target_epsilon and target_delta, when given, limit the job
-        within the dataset's budget. planned: what a job that begins means to charge in all. Every restart is a
-        new attempt with fresh inclusion and noise. request: a name of this call, to make it again safely.
+        within the dataset's budget. Its study, study_target_epsilon and study_target_delta limit all attempts that
+        name the study together. Its inherits, {"job": donor, "entry": digest}, counts the donor's charges up to and
+        including that entry for this job too, for one that goes on from the donor's checkpoint.
+        planned: what a job that begins means to charge in all. Every restart is a new attempt with fresh inclusion
+        and noise. request: a name of this call, to make it again safely.
         Raises BudgetExceededError, with nothing written, when the planned charges do not fit; StorageError.
         """
 
@@ -103,15 +134,16 @@ class Ledger:
 
         return int(self._append("attempt", body, request).body["attempt"])
 
-    def require_room(self, planned: Sequence[Charge], *, job: str, plan: Mapping[str, Any]) -> None:
+    def require_room(self, planned: Sequence[AnyCharge], *, job: str, plan: Mapping[str, Any]) -> None:
         """Raises BudgetExceededError when a job that has not begun means to charge more than is left.
 
-        A job that has begun may go on with what is left: it stops before the step that would exceed it.
+        A job that has begun, or goes on from another's checkpoint, may go on with what is left: it stops before the
+        step that would exceed it.
         """
-        if planned and job not in self.jobs:
+        if planned and job not in self.jobs and INHERITS not in plan:
             self._refuse_overspending(tuple(planned), job, plan, what="the plan of this job")
 
-    def require_charge(self, charge: Charge, *, job: str) -> None:
+    def require_charge(self, charge: AnyCharge, *, job: str) -> None:
         """Raises PrivacyError unless the job was charged for this, so that what it released is counted."""
         self.refresh()
         if charge not in self.charges_of(job):
@@ -121,21 +153,22 @@ class Ledger:
             )
 
     def charge(
-        self, charge: Charge, *, attempt: int, first_step: int | None = None, request: str | None = None
+        self, charge: AnyCharge, *, attempt: int, first_step: int | None = None, request: str | None = None
     ) -> PaidSteps:
         """Spends the charge, durably, and returns the receipt without which the mechanism does not run.
 
         first_step: the first of the num_steps steps whose noise this pays for, where noise has a step.
         Guarantee: when an error is raised the charge may count without having been used, never the reverse.
-        Raises BudgetExceededError, with nothing written, when epsilon would exceed the dataset's budget or the
-        job's; PrivacyError for an unknown attempt or for steps of an attempt already charged (their noise may
+        Raises BudgetExceededError, with nothing written, when epsilon would exceed the dataset's budget, the job's or
+        the study's; PrivacyError for an unknown attempt or for steps of an attempt already charged (their noise may
         be out); StorageError when it cannot be written.
         """
 
         def body() -> dict[str, Any]:
             self._refuse_used_steps(charge, attempt, first_step)
             job, plan = self._job_of(attempt)
-            what = f"{charge.num_steps} more steps of {charge.purpose}"
+            is_stepwise = isinstance(charge, Charge)
+            what = f"{charge.num_steps} more steps of {charge.purpose}" if is_stepwise else charge.purpose
             self._refuse_overspending((charge,), job, plan, what=what)
             return {"attempt": attempt, "first_step": first_step, "charge": charge.to_dict()}
 
@@ -168,15 +201,14 @@ class Ledger:
     def affordable_steps(self, charge_like: Charge, up_to: int, *, attempt: int | None = None) -> int:
         """The largest n <= up_to such that charging n steps of charge_like still fits; 0 when none does.
 
-        With an attempt the limit of its job holds as well as the dataset's budget.
+        With an attempt the limits of its job and its study hold as well as the dataset's budget.
         """
         self.refresh()
-        num_steps = self._dataset_budget.largest_fitting(self.charges, charge_like, up_to)
-        if attempt is None:
-            return num_steps
-        job, plan = self._job_of(attempt)
-        budget = self._job_budget(plan)
-        return num_steps if budget is None else budget.largest_fitting(self.charges_of(job), charge_like, num_steps)
+        limits = [self._dataset_limit] if attempt is None else self._limits(*self._job_of(attempt))
+        num_steps = up_to
+        for _, budget, already in limits:
+            num_steps = budget.largest_fitting(already, charge_like, num_steps)
+        return num_steps
 
     def refresh(self) -> None:
         """Reads what was added since. Raises PrivacyError when a known entry is gone or the chain is broken."""
@@ -196,32 +228,47 @@ class Ledger:
             raise PrivacyError(f"attempt {attempt!r} was never begun; call begin_attempt")
         return bodies[attempt - 1]["job"], bodies[attempt - 1]["plan"]
 
-    def charges_of(self, job: str) -> tuple[Charge, ...]:
-        """The charges of all attempts of a job."""
-        mine = {body["attempt"] for body in self._bodies("attempt") if body["job"] == job}
-        return tuple(Charge.from_dict(b["charge"]) for b in self._bodies("charge") if b["attempt"] in mine)
+    def charges_of(self, job: str, *, plan: Mapping[str, Any] | None = None) -> tuple[AnyCharge, ...]:
+        """The charges of all attempts of a job, and those it inherited; with the plan of an attempt about to begin."""
+        return _charges_in(counted_for_job(self._chain.entries, job, plan))
+
+    def own_charges_of(self, job: str) -> tuple[AnyCharge, ...]:
+        """The charges of all attempts of a job, without those it inherited."""
+        return _charges_in(own_charges(self._chain.entries, job))
+
+    def charges_of_study(self, study: str) -> tuple[AnyCharge, ...]:
+        """The charges of all attempts that name a study, and those they inherited, each once."""
+        return _charges_in(counted_for_study(self._chain.entries, study))
 
     @property
     def _dataset_budget(self) -> Budget:
         return self._budget(self.target["target_epsilon"], self.target["target_delta"])
 
-    def _job_budget(self, plan: Mapping[str, Any]) -> Budget | None:
-        if "target_epsilon" not in plan or "target_delta" not in plan:
-            return None
-        return self._budget(plan["target_epsilon"], plan["target_delta"])
+    @property
+    def _dataset_limit(self) -> tuple[str, Budget, tuple[AnyCharge, ...]]:
+        return "the dataset's budget", self._dataset_budget, self.charges
+
+    def _limits(self, job: str, plan: Mapping[str, Any]) -> list[tuple[str, Budget, tuple[AnyCharge, ...]]]:
+        """All that an attempt of the job with this plan must keep within: name, budget, and what counts already."""
+        limits = [self._dataset_limit]
+        if "target_epsilon" in plan and "target_delta" in plan:
+            own = self._budget(plan["target_epsilon"], plan["target_delta"])
+            limits.append(("the target", own, self.charges_of(job, plan=plan)))
+        if {STUDY, "study_target_epsilon", "study_target_delta"} <= plan.keys():
+            total = self._budget(plan["study_target_epsilon"], plan["study_target_delta"])
+            limits.append((f"the target of study {plan[STUDY]!r}", total, self.charges_of_study(plan[STUDY])))
+        return limits
 
     def _budget(self, target_epsilon: float, target_delta: float) -> Budget:
         return self._budgets.setdefault((target_epsilon, target_delta), Budget(target_epsilon, target_delta))
 
-    def _refuse_overspending(self, more: tuple[Charge, ...], job: str, plan: Mapping[str, Any], *, what: str) -> None:
-        limits = [("the dataset's budget", self._dataset_budget, self.charges)]
-        own = self._job_budget(plan)
-        if own is not None:
-            limits.append(("the target", own, self.charges_of(job)))
-        for name, budget, already in limits:
+    def _refuse_overspending(
+        self, more: tuple[AnyCharge, ...], job: str, plan: Mapping[str, Any], *, what: str
+    ) -> None:
+        for name, budget, already in self._limits(job, plan):
             budget.refuse_overspending(already, more, name=name, what=what)
 
-    def _refuse_used_steps(self, charge: Charge, attempt: int, first_step: int | None) -> None:
+    def _refuse_used_steps(self, charge: AnyCharge, attempt: int, first_step: int | None) -> None:
         if first_step is None:
             return
         for body in self._bodies("charge"):
@@ -240,6 +287,10 @@ def _receipt(entry: Entry) -> PaidSteps:
     return PaidSteps(
         attempt=body["attempt"],
         first_step=body["first_step"] or 0,
-        charge=Charge.from_dict(body["charge"]),
+        charge=charge_from_dict(body["charge"]),
         entry=entry.digest,
     )
+
+
+def _charges_in(entries: Iterable[Entry]) -> tuple[AnyCharge, ...]:
+    return tuple(charge_from_dict(entry.body["charge"]) for entry in entries)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rapid_dist.errors import PrivacyError, SpecError
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.bounded import charge_from_dict
+from rapid_dist.privacy.charges import BoundedCharge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,6 @@ def make_entry(kind: str, body: Mapping[str, Any], *, before: Sequence[Entry], r
 
 def parse_entry(data: bytes, *, before: Sequence[Entry], where: str) -> Entry:
     """Raises PrivacyError unless data is, byte for byte, an entry that may follow the ones before it."""
-    num_attempts = sum(entry.kind == "attempt" for entry in before)
     previous = before[-1].digest if before else None
     try:
         fields = json.loads(data)
@@ -54,7 +54,7 @@ def parse_entry(data: bytes, *, before: Sequence[Entry], where: str) -> Entry:
         if (fields["index"], fields["previous_digest"]) != (len(before), previous):
             raise ValueError("it does not follow the entry before it")
         kind, body, request = fields["kind"], fields["body"], fields["request"]
-        _BODY_CHECKS[kind](num_attempts, **body)
+        _BODY_CHECKS[kind](before, **body)
         if (kind == "open") != (not before):
             raise ValueError("exactly the first entry opens a ledger")
         if not isinstance(request, str) or not request or any(request == entry.request for entry in before):
@@ -77,26 +77,62 @@ def _with_digest(fields: Mapping[str, Any]) -> bytes:
         raise SpecError(f"a ledger entry must be plain JSON: {error}") from None
 
 
-def _check_open(_: int, *, target_epsilon: float, target_delta: float, neighboring_relation: str, unit: str) -> None:
+def _check_open(
+    _: Sequence[Entry], *, target_epsilon: float, target_delta: float, neighboring_relation: str, unit: str
+) -> None:
     if not (0 < target_epsilon < math.inf and 0 < target_delta < 1):
         raise ValueError(f"target ({target_epsilon}, {target_delta}); expected epsilon above 0, delta in (0, 1)")
     if neighboring_relation != "add_or_remove_one" or not unit:
         raise ValueError(f"got {neighboring_relation!r} of {unit!r}; only add_or_remove_one is accounted for")
 
 
-def _check_attempt(num_attempts: int, *, attempt: int, job: str, plan: dict[str, Any]) -> None:
+def _check_attempt(before: Sequence[Entry], *, attempt: int, job: str, plan: dict[str, Any]) -> None:
+    num_attempts = _num_attempts(before)
     if attempt != num_attempts + 1 or not isinstance(plan, dict):
         raise ValueError(f"attempt {attempt} after {num_attempts} attempts; expected the next number and a plan")
     if not isinstance(job, str) or not job:
         raise ValueError(f"job is {job!r}; expected the name of the job that the attempt belongs to")
+    if any(name in plan for name in _STUDY_TERMS):
+        _check_study(before, **{name: plan.get(name) for name in _STUDY_TERMS})
+    if "inherits" in plan:
+        _check_inherits(before, **plan["inherits"])
 
 
-def _check_charge(num_attempts: int, *, attempt: int, first_step: int | None, charge: dict[str, Any]) -> None:
-    Charge.from_dict(charge)
-    if type(attempt) is not int or not 1 <= attempt <= num_attempts:
+def _check_study(
+    before: Sequence[Entry], *, study: str, study_target_epsilon: float, study_target_delta: float
+) -> None:
+    """A study's limit is that of its first attempt: it cannot be raised by naming another."""
+    target = (study_target_epsilon, study_target_delta)
+    if not isinstance(study, str) or not study or not all(type(value) in (int, float) for value in target):
+        raise ValueError(f"study {study!r} of target {target}; expected a name, an epsilon and a delta")
+    if not (0 < study_target_epsilon < math.inf and 0 < study_target_delta < 1):
+        raise ValueError(f"study target {target}; expected epsilon above 0, delta in (0, 1)")
+    for plan in (entry.body["plan"] for entry in before if entry.kind == "attempt"):
+        known = (plan.get("study_target_epsilon"), plan.get("study_target_delta"))
+        if plan.get("study") == study and known != target:
+            raise ValueError(f"study {study!r} has target {known}, not {target}; use its target, or another name")
+
+
+def _check_inherits(before: Sequence[Entry], *, job: str, entry: str) -> None:
+    """What is inherited must be there: a charge, written when the donor had begun."""
+    place = next((i for i, known in enumerate(before) if known.digest == entry), None)
+    if place is None or before[place].kind != "charge":
+        raise ValueError(f"it inherits from entry {entry!r}, which is no charge of this ledger")
+    if not any(known.kind == "attempt" and known.body["job"] == job for known in before[:place]):
+        raise ValueError(f"it inherits from job {job!r}, which had not begun at entry {entry[:12]}...")
+
+
+def _check_charge(before: Sequence[Entry], *, attempt: int, first_step: int | None, charge: dict[str, Any]) -> None:
+    is_bounded = isinstance(charge_from_dict(charge), BoundedCharge)
+    if type(attempt) is not int or not 1 <= attempt <= _num_attempts(before):
         raise ValueError(f"attempt {attempt} was never begun; call begin_attempt")
-    if first_step is not None and (type(first_step) is not int or first_step < 0):
-        raise ValueError(f"first_step is {first_step!r}; expected a whole number of at least 0, or None")
+    if first_step is not None and (is_bounded or type(first_step) is not int or first_step < 0):
+        raise ValueError(f"first_step is {first_step!r}; expected a whole number of at least 0, or None without steps")
 
 
+def _num_attempts(entries: Sequence[Entry]) -> int:
+    return sum(entry.kind == "attempt" for entry in entries)
+
+
+_STUDY_TERMS = ("study", "study_target_epsilon", "study_target_delta")
 _BODY_CHECKS = {"open": _check_open, "attempt": _check_attempt, "charge": _check_charge}

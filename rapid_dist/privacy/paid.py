@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.bounded import charge_from_dict
+from rapid_dist.privacy.charges import AnyCharge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class PaidSteps:
 
     attempt: int
     first_step: int
-    charge: Charge
+    charge: AnyCharge
     entry: str
 
     @property
@@ -39,4 +40,4 @@ class PaidSteps:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PaidSteps:
         """The receipt that to_dict wrote, on a worker that rank 0 handed it to."""
-        return cls(**{**values, "charge": Charge.from_dict(values["charge"])})
+        return cls(**{**values, "charge": charge_from_dict(values["charge"])})

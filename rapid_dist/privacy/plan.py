@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rapid_dist.errors import PrivacyError
+from rapid_dist.errors import PrivacyError, SpecError
 from rapid_dist.privacy.accounting import EpsilonResult, check_agreement, compute_epsilon
+from rapid_dist.privacy.budget import Budget
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
@@ -100,17 +101,41 @@ class PrivacyPlan:
 def build_plan(spec: RunSpec) -> PrivacyPlan:
     """Calibrates the noise so that votes, all steps and the spare steps together cost at most the target.
 
-    Raises SpecError when the votes alone exceed the target.
+    Noise that the spec states is taken as it is. Raises SpecError when it, or the votes alone, exceed the target.
     """
     privacy: PrivacySpec = spec.privacy
     votes = privacy.votes_noise_multiplier
-    noise_multiplier = calibrate_noise_multiplier(
-        target_epsilon=privacy.target_epsilon,
-        delta=privacy.target_delta,
-        sample_rate=privacy.sample_rate,
-        num_steps=spec.training.steps + privacy.spare_steps,
-        other_charges=() if votes is None else (histogram_charge(votes),),
-    )
+    others = () if votes is None else (histogram_charge(votes),)
+    noise_multiplier = privacy.noise_multiplier
+    if noise_multiplier is None:
+        noise_multiplier = calibrate_noise_multiplier(
+            target_epsilon=privacy.target_epsilon,
+            delta=privacy.target_delta,
+            sample_rate=privacy.sample_rate,
+            num_steps=spec.training.steps + privacy.spare_steps,
+            other_charges=others,
+        )
+    plan = _plan_with(spec, noise_multiplier)
+    if privacy.noise_multiplier is not None:
+        _require_fit(plan)
+    return plan
+
+
+def _require_fit(plan: PrivacyPlan) -> None:
+    """Raises SpecError when noise that the spec itself states is too little for its target."""
+    votes = plan.votes_charge()
+    charges = (*((votes,) if votes else ()), plan.training_charge(plan.steps + plan.spare_steps))
+    budget = Budget(plan.target_epsilon, plan.target_delta)
+    if not budget.fits(charges):
+        raise SpecError(
+            f"privacy.noise_multiplier {plan.noise_multiplier:g} costs epsilon {budget.epsilon(charges):.4f} for "
+            f"{plan.steps} steps and {plan.spare_steps} spare ones, over privacy.target_epsilon "
+            f"{plan.target_epsilon:g}; leave it out to have it calibrated"
+        )
+
+
+def _plan_with(spec: RunSpec, noise_multiplier: float) -> PrivacyPlan:
+    privacy = spec.privacy
     return PrivacyPlan(
         target_epsilon=privacy.target_epsilon,
         target_delta=privacy.target_delta,
@@ -122,6 +147,6 @@ def build_plan(spec: RunSpec) -> PrivacyPlan:
         noise_multiplier=noise_multiplier,
         steps=spec.training.steps,
         spare_steps=privacy.spare_steps,
-        votes_noise_multiplier=votes,
+        votes_noise_multiplier=privacy.votes_noise_multiplier,
         is_private=privacy.debug_fixed_key is None,
     )

@@ -9,8 +9,8 @@ from dp_accounting import rdp
 from dp_accounting.dp_event import RepeatAndSelectDpEvent
 
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.accounting import dp_event, quiet_absl
 from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.events import dp_event, quiet_absl
 
 SHAPES = {"logarithmic": 0.0, "geometric": 1.0, "poisson": math.inf}
 
@@ -24,13 +24,22 @@ def epsilon_of_best_run(charges: Iterable[Charge], delta: float, *, mean_runs: f
     nothing but the best run and its settings is ever seen; runs that are watched must be composed instead.
     Raises SpecError for an unknown law or a mean that it cannot have.
     """
-    if num_runs not in SHAPES:
-        raise SpecError(f"num_runs is {num_runs!r}; expected one of {', '.join(SHAPES)}")
-    least = 0.0 if num_runs == "poisson" else 1.0
-    if not (math.isfinite(mean_runs) and mean_runs > least):
-        raise SpecError(f"mean_runs is {mean_runs}; expected a finite number above {least:g}")
+    check_num_runs(num_runs, mean_runs)
     if not 0 < delta < 1:
         raise SpecError(f"delta is {delta!r}; expected more than 0 and less than 1")
     event = RepeatAndSelectDpEvent(dp_event(charges), mean_runs, SHAPES[num_runs])
     with quiet_absl():
         return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
+
+
+def check_num_runs(num_runs: str, mean_runs: float) -> None:
+    """Raises SpecError for an unknown law of the number of runs, or a mean that it cannot have.
+
+    A Poisson number of runs may be 0, so its mean may be 1; below 1 its theorem was not proved.
+    """
+    if num_runs not in SHAPES:
+        raise SpecError(f"num_runs is {num_runs!r}; expected one of {', '.join(SHAPES)}")
+    is_possible = mean_runs > 1 or (num_runs == "poisson" and mean_runs == 1)
+    if not (math.isfinite(mean_runs) and is_possible):
+        least = "of at least 1" if num_runs == "poisson" else "above 1"
+        raise SpecError(f"mean_runs is {mean_runs}; expected a finite number {least}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -15,7 +15,7 @@ from rapid_dist.privacy.accounting import (
     epsilon_without_amplification,
     quick_epsilon,
 )
-from rapid_dist.privacy.charges import merge_charges
+from rapid_dist.privacy.charges import BoundedCharge, merge_charges
 from rapid_dist.privacy.ledger import Ledger
 from rapid_dist.privacy.limits import SEVERITIES, known_limits
 from rapid_dist.privacy.plan import PrivacyPlan
@@ -78,10 +78,7 @@ def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str
     charges, relation = ledger.charges, plan.neighboring_relation
     unamplified = epsilon_without_amplification(charges, plan.target_delta, neighboring_relation=relation)
     reasons = not_private_reasons(plan)
-    accountants: dict[str, Any] = {"pld": result.pld, "prv": result.prv, "rdp": result.rdp}
-    accountants["versions"] = dict(result.versions)
-    if result.prv_reason:
-        accountants["prv_reason"] = result.prv_reason
+    bounded = [_bound_facts(charge) for charge in charges if isinstance(charge, BoundedCharge)]
     statement = {
         "statement_version": STATEMENT_VERSION,
         "epsilon": result.pld,
@@ -93,7 +90,8 @@ def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str
         "sampler": "Poisson, keyed by record",
         "mechanisms": [charge.to_dict() for charge in charges],
         "attempts": len(ledger.attempts),
-        "accountants": accountants,
+        "accountants": _accountants(result),
+        "bounds": bounded,
         "hardening_level": "floating_point_hardened" if plan.is_private else "none",
         "noise_hardening": "ChaCha20 stream, float64, sum of four draws, rounded to a grid after adding",
         "severities": dict(SEVERITIES),
@@ -113,12 +111,37 @@ def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str
     return {"words": promise, "sentences": _sentences(statement, promise, num_steps), **statement}
 
 
+def _accountants(result: EpsilonResult) -> dict[str, Any]:
+    """The three numbers as JSON holds them: an accountant that cannot answer is None, and others counted the rest."""
+    facts: dict[str, Any] = {
+        "pld": result.pld,
+        "prv": result.prv,
+        "rdp": result.rdp if math.isfinite(result.rdp) else None,
+        "versions": dict(result.versions),
+    }
+    if result.prv_reason:
+        facts["prv_reason"] = result.prv_reason
+    if result.of_gaussians is not None:
+        facts["without_bounds"] = _accountants(result.of_gaussians)
+    return facts
+
+
+def _bound_facts(charge: BoundedCharge) -> dict[str, Any]:
+    epsilon, delta = charge.bound
+    return {"purpose": charge.purpose, "epsilon": epsilon, "delta": delta, "words": charge.words}
+
+
 def _sentences(statement: Mapping[str, Any], promise: str, num_steps: int) -> list[str]:
     """The statement in words, after the first: what it covers, both epsilons, who counted, how the noise is made."""
     delta, accountants = statement["delta"], statement["accountants"]
     unamplified = statement["epsilon_without_amplification"]
     without = "no finite epsilon" if unamplified is None else f"epsilon {_rounded_up(unamplified)}"
-    prv = "PRV left out" if accountants["prv"] is None else f"{_rounded_up(accountants['prv'])} by PRV"
+    prv, rdp = (
+        f"{name.upper()} left out"
+        if accountants[name] is None
+        else f"{_rounded_up(accountants[name])} by {name.upper()}"
+        for name in ("prv", "rdp")
+    )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(accountants["versions"].items()))
     return [
         promise,
@@ -128,9 +151,26 @@ def _sentences(statement: Mapping[str, Any], promise: str, num_steps: int) -> li
         "sampled steps. Sampling was Poisson: each record is in or out of a step by a secret keyed draw of its own.",
         f"Epsilon if each record took part once in every 1 / sample rate steps, in a known order: {without}. It is "
         "larger since it takes no credit for secret sampling; it is given to compare with pipelines that shuffle.",
-        f"Counts: {_rounded_up(accountants['pld'])} by PLD (stated), {prv}, {_rounded_up(accountants['rdp'])} by RDP "
-        f"({versions}).",
+        *_bound_sentences(statement["bounds"], accountants),
+        f"Counts: {_rounded_up(accountants['pld'])} by PLD (stated), {prv}, {rdp} ({versions}).",
         f"Noise: {statement['noise_hardening']}.",
+    ]
+
+
+def _bound_sentences(bounds: Sequence[Mapping[str, Any]], accountants: Mapping[str, Any]) -> list[str]:
+    """How each charge that is known by its bound only came to its number, and who checked the rest."""
+    if not bounds:
+        return []
+    each = [
+        f"Counted by a proved bound, at most epsilon {_rounded_up(b['epsilon'])} at delta {_rounded_up(b['delta'])}: "
+        f"{b['words']}."
+        for b in bounds
+    ]
+    rest = _rounded_up(accountants["without_bounds"]["pld"])
+    return [
+        *each,
+        "Such bounds are added to the other charges as the worst mechanism that has them. No second accountant can "
+        f"check them; it checked the other charges, which alone come to epsilon {rest} at the same delta.",
     ]
 
 

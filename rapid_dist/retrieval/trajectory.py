@@ -14,6 +14,7 @@ import torch
 from rapid_dist.diffusion.forward import add_noise, estimate_x0
 from rapid_dist.diffusion.sampler import Denoiser, predict_noise
 from rapid_dist.diffusion.schedule import value_timestep
+from rapid_dist.errors import InputError
 from rapid_dist.seeding import draw_normals
 from rapid_dist.specs import ScheduleSpec
 
@@ -55,3 +56,16 @@ def values_of_latents(
     """Value (n, *latent_shape): the same forward path as the key's, where the private model takes over."""
     timestep = torch.full((len(latent),), value_timestep(schedule), dtype=torch.int64, device=latent.device)
     return add_noise(latent, timestep, noise, alphas_cumprod)
+
+
+def rows_of_ids(trajectory_id: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The row (n,) int64 of each wanted id among trajectory_id (n,), which holds the same ids in another order.
+
+    Raises InputError when it does not, or holds an id twice.
+    """
+    if len(trajectory_id) != len(wanted) or not np.array_equal(np.sort(trajectory_id), np.unique(wanted)):
+        raise InputError(
+            f"got {len(trajectory_id)} trajectories for {len(wanted)} rows; expected the same ids, each once"
+        )
+    order = np.argsort(trajectory_id)
+    return order[np.searchsorted(trajectory_id, wanted, sorter=order)]

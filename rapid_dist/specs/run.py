@@ -11,6 +11,7 @@ import yaml
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs.parsing import digest_of, from_mapping, nearest_name, require, to_plain
+from rapid_dist.specs.runtime import RuntimeSpec
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -20,7 +21,6 @@ from rapid_dist.specs.sections import (
     KnowledgeBaseSpec,
     PretrainSpec,
     PrivacySpec,
-    RuntimeSpec,
     SamplingSpec,
     ScheduleSpec,
     TrainingSpec,
@@ -102,6 +102,30 @@ class RunSpec:
 
 def parse_spec(text: str, *, overrides: Iterable[str] = (), source: str = "spec") -> RunSpec:
     """Reads YAML text, applies `section.key=value` overrides, and checks the whole. Raises SpecError."""
+    mapping = read_mapping(text, overrides=overrides, source=source)
+    if "tune" in mapping:
+        raise SpecError(
+            f"{source} has a tune section, so it is a study: give it to `rapid-dist tune`, whose best.yaml is a spec "
+            "for this command"
+        )
+    return from_mapping(RunSpec, mapping, "")
+
+
+def load_spec(path: str, *, overrides: Iterable[str] = ()) -> RunSpec:
+    """Reads a spec file. Relative data paths in it are relative to the working directory."""
+    return parse_spec(read_spec_file(path), overrides=overrides, source=path)
+
+
+def read_spec_file(path: str) -> str:
+    """The text of a spec file. Raises InputError when it is not there."""
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"spec file {path} does not exist; give the path of a YAML spec")
+    return file.read_text()
+
+
+def read_mapping(text: str, *, overrides: Iterable[str], source: str) -> dict[str, Any]:
+    """YAML text as a mapping with overrides applied, not yet checked against any spec. Raises SpecError."""
     try:
         mapping = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -112,15 +136,7 @@ def parse_spec(text: str, *, overrides: Iterable[str] = (), source: str = "spec"
         raise SpecError(f"{source} holds {type(mapping).__name__}; expected a mapping with sections such as data:")
     for override in overrides:
         _apply(mapping, override)
-    return from_mapping(RunSpec, mapping, "")
-
-
-def load_spec(path: str, *, overrides: Iterable[str] = ()) -> RunSpec:
-    """Reads a spec file. Relative data paths in it are relative to the working directory."""
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"spec file {path} does not exist; give the path of a YAML spec")
-    return parse_spec(file.read_text(), overrides=overrides, source=path)
+    return mapping
 
 
 def _apply(mapping: dict[str, Any], override: str) -> None:

@@ -175,6 +175,7 @@ class PrivacySpec:
     max_grad_norm: float = 1.0
     spare_steps: int = 0  # steps paid for beforehand that restarts may lose
     votes_noise_multiplier: float | None = None  # noisy class votes over public prototypes; None: no release
+    noise_multiplier: float | None = None  # of training; None: the least that fits the target, found by calibration
     debug_fixed_key: int | None = None  # deterministic noise: stamps NOT PRIVATE on everything
 
     def __post_init__(self) -> None:
@@ -192,8 +193,9 @@ class PrivacySpec:
         )
         require_choice("privacy.neighboring_relation", self.neighboring_relation, ("add_or_remove_one",))
         require(self.spare_steps >= 0, f"privacy.spare_steps is {self.spare_steps}; expected 0 or more")
-        if self.votes_noise_multiplier is not None:
-            require_positive(self, "privacy", "votes_noise_multiplier")
+        for name in ("votes_noise_multiplier", "noise_multiplier"):
+            if getattr(self, name) is not None:
+                require_positive(self, "privacy", name)
 
     @property
     def expected_batch_size(self) -> float:
@@ -207,6 +209,7 @@ class TrainingSpec:
 
     steps: int = 500
     objective: str = "denoise"  # denoise: fresh noise; surrogate: the path from the retrieved latent
+    timestep_power: float = 1.0  # timesteps are split_step * u^power, u uniform; above 1 favours small timesteps
     noise_multiplicity: int = 4  # noise draws averaged within an example before clipping
     learning_rate: float = 1e-3
     decay_fraction: float = 0.3  # the last share of steps over which the learning rate falls to zero
@@ -220,6 +223,7 @@ class TrainingSpec:
         require_choice("training.objective", self.objective, ("denoise", "surrogate"))
         require_choice("training.class_init", self.class_init, ("distinct", "votes", "zero"))
         require_positive(self, "training", "steps", "noise_multiplicity", "learning_rate", "checkpoint_every")
+        require_positive(self, "training", "timestep_power")
         require(0 <= self.decay_fraction <= 1, f"training.decay_fraction is {self.decay_fraction}; expected 0 to 1")
         require(0 <= self.ema_decay < 1, f"training.ema_decay is {self.ema_decay}; expected 0 to 1")
         require(0 <= self.label_dropout < 1, f"training.label_dropout is {self.label_dropout}; expected 0 to 1")
@@ -264,43 +268,3 @@ class EvaluationSpec:
     def __post_init__(self) -> None:
         names = ("classifier_epochs", "classifier_batch_size", "classifier_learning_rate", "max_likeness_examples")
         require_positive(self, "evaluation", *names, "grid_columns")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeSpec:
-    """Speed and place only, so it is not in any digest.
-
-    Nothing private depends on it beyond rounding. Public training draws other batches with another number of workers,
-    and so gives other, equally good, public weights. An elastic group that changes its size begins a new attempt at the
-    last checkpoint: the ledger pays again for the steps since, out of privacy.spare_steps.
-    """
-
-    num_workers: int = 1
-    min_workers: int | None = None  # with max_workers: an elastic group, instead of num_workers
-    max_workers: int | None = None
-    resize_seconds: float = 60.0  # how often a healthy elastic group looks for room for more workers
-    device: str = "cpu"
-    num_cpus: int | None = None  # logical CPUs of a local Ray; None: what the machine has
-    max_physical_batch_size: int = 1024  # (examples x noise draws) in memory at once
-    max_failures: int = 2  # restarts of the worker group after a failure before it gives up; a resize is no failure
-
-    def __post_init__(self) -> None:
-        require_positive(self, "runtime", "num_workers", "max_physical_batch_size", "resize_seconds")
-        low, high = self.min_workers, self.max_workers
-        if low is not None or high is not None:
-            require(
-                low is not None and high is not None and 1 <= low <= high,
-                f"runtime.min_workers is {low} and max_workers is {high}; expected both, with 1 <= min <= max",
-            )
-            require(
-                self.num_workers == 1,
-                f"runtime.num_workers is {self.num_workers} beside min_workers and max_workers; give one or the other",
-            )
-        require(self.max_failures >= 0, f"runtime.max_failures is {self.max_failures}; expected 0 or more")
-
-    @property
-    def worker_range(self) -> tuple[int, int]:
-        """The least and the most workers a group may have; equal when it is fixed."""
-        if self.min_workers is None:
-            return self.num_workers, self.num_workers
-        return self.min_workers, self.max_workers

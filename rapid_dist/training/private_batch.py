@@ -54,7 +54,7 @@ def make_private_batch(
     index = np.flatnonzero(included)
     ids, draws = partition.example_id[index], training.noise_multiplicity
     latent = partition.latent[index]
-    timestep = draw_integers(training.seed, f"timestep-{step}", ids, draws, below=schedule.split_step)
+    timestep = draw_timesteps(training, schedule, step, ids)
     noise = draw_normals(training.seed, f"noise-{step}", ids, (draws, *latent.shape[1:]))
     kept = draw_uniforms(training.seed, f"label-{step}", ids, 1)[:, 0] >= training.label_dropout
     label = torch.where(torch.from_numpy(kept), partition.label[index], -1)
@@ -75,3 +75,16 @@ def make_private_batch(
         timestep=flat_timestep.reshape(len(index), draws),
         condition=one_hot_condition(label.to(device), num_conditions),
     )
+
+
+def draw_timesteps(training: TrainingSpec, schedule: ScheduleSpec, step: int, example_id: np.ndarray) -> np.ndarray:
+    """Timesteps below the split, (n, noise_multiplicity) int64, by the law of training.timestep_power.
+
+    floor(split_step * u^power): the share of draws below a timestep t is (t / split_step)^(1 / power).
+    """
+    role, draws = f"timestep-{step}", training.noise_multiplicity
+    if training.timestep_power == 1:
+        return draw_integers(training.seed, role, example_id, draws, below=schedule.split_step)
+    uniform = draw_uniforms(training.seed, role, example_id, draws)
+    drawn = (schedule.split_step * uniform**training.timestep_power).astype(np.int64)
+    return drawn.clip(max=schedule.split_step - 1)

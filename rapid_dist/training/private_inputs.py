@@ -37,6 +37,7 @@ class PrivateInputs:
     prototype: np.ndarray
     num_prototypes: int
     prototype_labels: np.ndarray | None
+    image_shape: tuple[int, int, int]
     device: str
 
 
@@ -90,6 +91,7 @@ def load_private_inputs(
         prototype=prototype,
         num_prototypes=num_prototypes,
         prototype_labels=prototype_labels,
+        image_shape=tuple(source.facts["image_shape"]),
         device=device,
     )
 

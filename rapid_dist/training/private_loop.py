@@ -83,11 +83,13 @@ def train_privately(
     max_physical_batch_size: int,
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
+    on_block: Callable[[TrainState], None] = lambda state: None,
     meter: PrivateStepMeter | None = None,
 ) -> bool:
     """Runs from state.step to training.steps; returns False when the budget ran out before the last step.
 
     Every worker calls it with the same arguments but its own partition. Checkpoints are written by rank 0.
+    on_block hears of every paid block once its checkpoint is written, on every worker alike.
 
     Guarantee: before a step's noise exists, its charge is durable in the ledger; a step that cannot be paid for
     is not taken.
@@ -128,6 +130,7 @@ def train_privately(
         if collective.rank == 0:
             with meter.phase("checkpoint"):
                 checkpoints.save(state, checkpoint_stamp(plan, attempt.job, paid, attempt.statement_fn()))
+        on_block(state)
     meter.close()
     return True
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 
+from rapid_dist.errors import PrivacyError
 from rapid_dist.metrics.steps import PrivateStepMeter
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
@@ -25,8 +26,8 @@ class Book(Payer, Protocol):
     def begin_attempt(self, plan: dict[str, Any], *, job: str, planned: tuple[Charge, ...]) -> int:
         """Writes down a new attempt and returns its number."""
 
-    def require_entry(self, digest: str) -> None:
-        """Raises PrivacyError unless the entry is there."""
+    def require_counted(self, digest: str, *, job: str, charged_to: str) -> None:
+        """Raises PrivacyError unless the entry is there, paid for by charged_to, and counts for the job."""
 
 
 def open_attempt(
@@ -37,13 +38,21 @@ def open_attempt(
     debug_fixed_key: int | None,
     collective: Collective,
     statement_fn: Callable[[], str] = str,
+    attempt_terms: Mapping[str, Any] | None = None,
 ) -> PrivateAttempt:
     """A new attempt with a fresh key: rank 0 writes it into the ledger, the key travels in memory only.
 
-    ledger, statement_fn: needed on rank 0 only.
+    ledger, statement_fn: needed on rank 0 only. attempt_terms: what else the ledger writes down of the attempt, such
+    as its study and what it inherits; see Ledger.begin_attempt.
+    Raises PrivacyError when they would change the plan.
     """
+    plain, terms = plan.to_plain(), dict(attempt_terms or {})
+    if plain.keys() & terms.keys():
+        raise PrivacyError(
+            f"attempt_terms hold {sorted(plain.keys() & terms.keys())}, which the plan sets; leave them out"
+        )
     number = on_rank_zero(
-        collective, lambda: ledger.begin_attempt(plan.to_plain(), job=job, planned=plan.planned_charges())
+        collective, lambda: ledger.begin_attempt({**plain, **terms}, job=job, planned=plan.planned_charges())
     )
     key = RunKey.fresh() if debug_fixed_key is None else RunKey.fixed_for_debugging(debug_fixed_key)
     key = RunKey.from_bytes(collective.broadcast(key.export_bytes()))
@@ -71,6 +80,7 @@ def train_attempt(
     max_physical_batch_size: int,
     device: str,
     watch: Callable[[TrainState], Callable[[int], None]],
+    on_block: Callable[[TrainState], None] = lambda state: None,
     meter: PrivateStepMeter | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from the newest checkpoint, if there is one, and says whether the last step was reached.
@@ -93,6 +103,7 @@ def train_attempt(
         max_physical_batch_size=max_physical_batch_size,
         device=device,
         on_step=watch(state),
+        on_block=on_block,
         meter=meter,
     )
     return state, completed
@@ -107,7 +118,7 @@ def _resume(
         return
 
     def check() -> None:
-        check_stamp(saved, plan=plan, job=attempt.job, require_entry=attempt.ledger.require_entry)
+        check_stamp(saved, plan=plan, job=attempt.job, require_counted=attempt.ledger.require_counted)
 
     on_rank_zero(collective, check)
     agree(collective, lambda: state.load_bytes(saved))

@@ -7,6 +7,7 @@ from rapid_dist.artifacts.manifest import (
     PRIVACY_CLASSES,
     FileEntry,
     Manifest,
+    copy_file,
     file_entry,
     open_artifact,
     read_file,
@@ -134,6 +135,26 @@ def test_a_missing_file_is_named(store):
     store.delete("parts/a")
     with pytest.raises(ArtifactError, match="parts/a is missing"):
         read_file(store, entry)
+
+
+def test_a_file_is_taken_over_whole_in_chunks_of_any_size(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("rapid_dist.artifacts.manifest.CHUNK_BYTES", 3)
+    other = Store(tmp_path / "other")
+    for data in (b"", b"abc", b"abcdefgh"):
+        entry = write_file(store, "parts/a", data, rows=2)
+        assert copy_file(store, entry, other, remedy="build again") == entry
+        assert read_file(other, entry) == data
+
+
+@pytest.mark.parametrize("data", [b"datA", b"dat", b"data+", b"", None])
+def test_an_altered_or_missing_file_is_not_taken_over(store, tmp_path, data):
+    entry, other = write_file(store, "parts/a", b"data"), Store(tmp_path / "other")
+    store.delete("parts/a")
+    if data is not None:
+        store.write_bytes("parts/a", data)
+    with pytest.raises(ArtifactError, match=r"parts/a .*; build again"):
+        copy_file(store, entry, other, remedy="build again")
+    assert other.list_files("parts") == []
 
 
 def test_an_input_that_was_never_made_names_the_stage_to_run(store):

@@ -216,3 +216,18 @@ def test_a_folder_into_which_another_process_still_writes_is_deleted_whole(tmp_p
     store.delete_folder("work")
     assert not late
     assert not (tmp_path / "out" / "work").exists()
+
+
+def test_chunks_that_end_by_raising_leave_the_old_file_and_no_temporary_one(store, tmp_path):
+    def chunks(*, ends_well):
+        yield b"new "
+        if not ends_well:
+            raise KeyError("in the middle")
+        yield b"file"
+
+    store.write_bytes("a/x", b"old")
+    with pytest.raises(KeyError):
+        store.write_chunks("a/x", chunks(ends_well=False))
+    assert (store.read_bytes("a/x"), everything_under(tmp_path)) == (b"old", ["folder/a/x"])
+    store.write_chunks("a/x", chunks(ends_well=True))
+    assert (store.read_bytes("a/x"), everything_under(tmp_path)) == (b"new file", ["folder/a/x"])

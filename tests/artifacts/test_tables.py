@@ -5,7 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rapid_dist.artifacts.tables import grouped_table_bytes, read_table_group, table_arrays, table_bytes
+from rapid_dist.artifacts.tables import (
+    grouped_table_arrays,
+    grouped_table_bytes,
+    read_table_group,
+    table_arrays,
+    table_bytes,
+)
 from rapid_dist.errors import ArtifactError
 
 RNG = np.random.default_rng(0)
@@ -89,6 +95,26 @@ def test_one_group_is_read_as_it_was_written_and_the_others_are_not_read():
     file = Counted(grouped_table_bytes(wide, np.arange(8000) % 20))
     read_table_group(file, 7, where="x")
     assert file.bytes_read < len(file.getvalue()) // 8
+
+
+def test_chosen_columns_of_a_group_come_without_the_others():
+    columns, data = grouped()
+    table = read_table_group(io.BytesIO(data), 3, where="x", columns=("trajectory_id", "value"))
+    assert list(table) == ["trajectory_id", "value"]
+    np.testing.assert_array_equal(table["value"], columns["value"][GROUPS == 3])
+
+
+def test_all_groups_come_back_with_their_numbers_and_make_the_same_bytes_again():
+    columns, data = grouped()
+    table, group = grouped_table_arrays(data, where="x")
+    order = np.argsort(GROUPS, kind="stable")
+    np.testing.assert_array_equal(group, GROUPS[order])
+    for name, values in columns.items():
+        np.testing.assert_array_equal(table[name], values[order])
+    assert grouped_table_bytes(table, group) == data
+    for other in (table_bytes(columns), data[:-9], b""):
+        with pytest.raises(ArtifactError, match="x is not a table"):
+            grouped_table_arrays(other, where="x")
 
 
 def test_a_flipped_byte_among_the_data_is_refused_or_lies_in_another_group():

@@ -109,3 +109,12 @@ def test_what_training_writes_into_the_ledger_is_what_was_planned(plain, tmp_pat
     assert [c.num_steps for c in ledger.charges] == [5, 5, 2]
     assert ledger.spent_epsilon() == plain.planned_epsilon().pld
     assert ledger.attempts == (plain.to_plain(),)
+
+
+def test_noise_that_the_spec_states_is_taken_as_it_is(plain):
+    assert build(noise_multiplier=plain.noise_multiplier + 1).noise_multiplier == plain.noise_multiplier + 1
+
+
+def test_stated_noise_over_the_target_is_refused(plain):
+    with pytest.raises(SpecError, match="noise_multiplier"):
+        build(noise_multiplier=plain.noise_multiplier * 0.95)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from rapid_dist.diffusion.schedule import make_alphas_cumprod, value_timestep
-from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise, values_of_latents
+from rapid_dist.errors import InputError
+from rapid_dist.retrieval.trajectory import keys_of_latents, rows_of_ids, trajectory_noise, values_of_latents
 from rapid_dist.specs import ScheduleSpec
 
 SHAPE, NUM_CONDITIONS = (2, 3), 4
@@ -84,3 +85,18 @@ def test_the_noise_of_a_trajectory_follows_its_id(num_items):
     for i, item in enumerate(ids):
         assert torch.equal(noise[i], trajectory_noise(3, np.array([item]), SHAPE)[0])
     assert not torch.equal(noise, trajectory_noise(4, ids, SHAPE)) or num_items == 0
+
+
+def test_rows_follow_their_ids_into_another_order():
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(1000)[:300]
+    wanted = rng.permutation(ids)
+    np.testing.assert_array_equal(ids[rows_of_ids(ids, wanted)], wanted)
+
+
+@pytest.mark.parametrize(
+    ("ids", "wanted"), [([1, 2], [1, 3]), ([1, 2], [1]), ([1, 1], [1, 1]), ([1], [1, 1]), ([], [4])]
+)
+def test_rows_of_other_ids_are_refused(ids, wanted):
+    with pytest.raises(InputError, match="the same ids, each once"):
+        rows_of_ids(np.array(ids, dtype=np.int64), np.array(wanted, dtype=np.int64))

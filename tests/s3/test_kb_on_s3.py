@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from rapid_dist.artifacts.kb_verify import measure_base
 from rapid_dist.artifacts.kb_versions import drop_old_versions, open_newest
 from rapid_dist.artifacts.knowledge_base import shard_files
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.kb_revalue import run_revalue_knowledge_base
 from rapid_dist.distributed.knowledge_base import run_append, run_build_knowledge_base, run_compact
 from rapid_dist.errors import ArtifactError, StorageError
 from tests.distributed.kb_helpers import SerialMaps, rows_of, spec_with, write_dataset, write_pretrain
@@ -89,3 +91,16 @@ def test_no_object_of_a_base_holds_a_credential(s3, maps):
     whole = everything_under(f"{s3}/kept/base")
     assert not any("begun.json" in path or "work-" in path for path in whole)
     assert not [path for path, data in {**half, **whole}.items() if any(secret in data for secret in SECRETS)]
+
+
+def test_values_are_made_anew_from_and_to_s3(s3, maps, tmp_path):
+    images, pretrain = write_dataset(f"{s3}/new/images", parts=2, rows=150), write_pretrain(f"{s3}/new/p")
+    later = replace(SPEC, schedule=replace(SPEC.schedule, split_step=12))
+    there, here = Store(f"{s3}/new/like"), Store(tmp_path / "like")
+    for like in (there, here):
+        run_build_knowledge_base(SPEC, images, pretrain, like)
+    fresh = run_build_knowledge_base(later, images, pretrain, Store(tmp_path / "fresh"))
+    for like, out in ((there, f"{s3}/new/one"), (here, f"{s3}/new/two"), (there, tmp_path / "three")):
+        made = run_revalue_knowledge_base(later, images, pretrain, like, Store(out))
+        assert made.digest == fresh.digest
+        assert verify_files(Store(out), made) == {}

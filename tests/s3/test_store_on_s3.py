@@ -96,3 +96,21 @@ def test_the_ledger_counts_every_attempt_on_s3(s3):
     again.charge(charge, attempt=again.begin_attempt({}), first_step=0)
     assert len(read_ledger(store).attempts) == 2
     assert read_ledger(store).spent_epsilon() > epsilon_pld((charge,), 1e-5)
+
+
+def test_chunks_become_one_object_of_several_parts_or_none(s3, monkeypatch):
+    monkeypatch.setattr("rapid_dist.artifacts.s3.PART_BYTES", 5 * 2**20)
+    store, chunk = Store(f"{s3}/chunks"), bytes(range(256)) * 4 * 2**10
+
+    def chunks(*, ends_well):
+        yield from [chunk] * 11
+        if not ends_well:
+            raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        store.write_chunks("a/x", chunks(ends_well=False))
+    assert store.list_files("a") == []
+    store.write_chunks("a/x", chunks(ends_well=True))
+    assert store.read_bytes("a/x") == chunk * 11
+    with pytest.raises(StorageError, match="bucket does not exist"):
+        Store("s3://nowhere/a").write_chunks("x", [b"1"])

@@ -12,8 +12,19 @@ from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.ledger import read_ledger
 from rapid_dist.privacy.statement import checkpoint_statement_line
 from rapid_dist.training.checkpoint_stamp import check_stamp
+from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.private_run import open_attempt
 from rapid_dist.training.state import checkpoint_notes
-from tests.training.helpers import Place, begin_attempt, make_plan, make_records, make_state, run_group, train
+from tests.training.helpers import (
+    Place,
+    begin_attempt,
+    make_plan,
+    make_records,
+    make_state,
+    open_tiny_ledger,
+    run_group,
+    train,
+)
 
 
 @pytest.fixture
@@ -45,7 +56,7 @@ def test_a_checkpoint_carries_the_statement_of_its_job_to_whoever_gets_it_alone(
 def check(place, *, plan=None, job="run", store=None):
     ledger = read_ledger(store or place.ledger)
     plan = plan or make_plan(is_private=True)
-    check_stamp(place.checkpoints.latest(), plan=plan, job=job, require_entry=ledger.require_entry)
+    check_stamp(place.checkpoints.latest(), plan=plan, job=job, require_counted=ledger.require_counted)
 
 
 def test_its_own_job_may_go_on(place):
@@ -73,3 +84,38 @@ def test_a_debugging_checkpoint_says_so_and_is_not_gone_on_from_privately(tmp_pa
     check(place, plan=make_plan())
     with pytest.raises(PrivacyError, match="NOT PRIVATE"):
         check(place)
+
+
+HEIR = "heir"
+
+
+def test_an_heir_may_go_on_from_what_it_inherited(place):
+    entry = checkpoint_notes(place.checkpoints.latest())["ledger_entry"]
+    writer = open_tiny_ledger(place.ledger, make_plan())
+    writer.begin_attempt({"inherits": {"job": "run", "entry": entry}}, job=HEIR)
+    check(place, job=HEIR)
+    with pytest.raises(PrivacyError, match="would not be counted"):
+        check(place, job="another")
+
+
+def test_an_heir_may_not_go_on_from_a_checkpoint_newer_than_what_it_inherited(place):
+    """It inherited the first block of steps; the checkpoint holds the second as well."""
+    entries = read_ledger(place.ledger)._chain.entries
+    older = next(entry for entry in entries if entry.kind == "charge").digest
+    assert older != checkpoint_notes(place.checkpoints.latest())["ledger_entry"]
+    writer = open_tiny_ledger(place.ledger, make_plan())
+    writer.begin_attempt({"inherits": {"job": "run", "entry": older}}, job=HEIR)
+    with pytest.raises(PrivacyError, match="would not be counted"):
+        check(place, job=HEIR)
+
+
+def test_the_terms_of_an_attempt_are_written_into_the_ledger_and_cannot_change_the_plan(tmp_path):
+    plan = make_plan(is_private=True)
+    ledger = open_tiny_ledger(Store(tmp_path / "ledger"), plan)
+    study = {"study": "s", "study_target_epsilon": 40.0, "study_target_delta": plan.target_delta}
+    values = {"ledger": ledger, "job": "a", "debug_fixed_key": None, "collective": SingleProcess()}
+    attempt = open_attempt(plan, attempt_terms=study, **values)
+    assert ledger.attempts[attempt.number - 1] == {**plan.to_plain(), **study}
+    with pytest.raises(PrivacyError, match="target_epsilon"):
+        open_attempt(plan, attempt_terms={"target_epsilon": 99.0}, **values)
+    assert len(ledger.attempts) == 1

@@ -4,7 +4,8 @@ import torch
 
 from rapid_dist.diffusion.forward import add_noise, noise_towards
 from rapid_dist.diffusion.schedule import value_timestep
-from rapid_dist.training.private_batch import make_private_batch
+from rapid_dist.specs import ScheduleSpec
+from rapid_dist.training.private_batch import draw_timesteps, make_private_batch
 from tests.training.helpers import ALPHAS, NUM_CLASSES, SCHEDULE, SHAPE, make_records, make_training, take
 
 FIELDS = ("x_t", "noise", "timestep", "condition")
@@ -29,6 +30,19 @@ def rows_equal(a, i, b, j) -> bool:
 
 
 OBJECTIVES = ["denoise", "surrogate"]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_timesteps_follow_the_law_of_their_power(power):
+    # P(t < s) = (s / split)^(1 / power); the tolerance is five standard errors of 40,000 draws.
+    training, schedule = make_training(noise_multiplicity=4, timestep_power=power), ScheduleSpec(split_step=600)
+    drawn = draw_timesteps(training, schedule, 3, np.arange(10_000))
+    assert drawn.shape == (10_000, 4)
+    assert drawn.min() >= 0
+    assert drawn.max() < 600
+    for below in (60, 300, 540):
+        expected = (below / 600) ** (1 / power)
+        assert abs((drawn < below).mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / drawn.size)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -1,0 +1,224 @@
+"""What a trial may cost: a pure function from a proposal to a complete spec with its noise, in each mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rapid_dist.errors import SpecError
+from rapid_dist.privacy.accounting import epsilon_pld
+from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
+from rapid_dist.privacy.calibration import calibrate_noise_multiplier
+from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.release import histogram_charge
+from rapid_dist.privacy.study import calibrate_best_run, compose_noise_multiplier
+from rapid_dist.specs import RunSpec
+from rapid_dist.specs.tuning import PUBLIC_PROXY, REPEAT_SELECT, SUBSET, StudySpec, TuneSpec
+from rapid_dist.tuning.proposals import Proposal, apply_proposal, with_settings
+
+ACCURACY = "noisy accuracy"
+_MOST_EPSILON = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """A trial as a run: its complete spec, whose noise and target are stated, and all it may charge."""
+
+    spec: RunSpec
+    charges: tuple[Charge, ...]
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        return build_plan(self.spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyBudget:
+    """What all trials together may cost on the data they read. epsilon is None where that data is public."""
+
+    epsilon: float | None
+    delta: float
+
+
+def study_budget(study: StudySpec) -> StudyBudget:
+    """The budget of the trials: of the whole data set, of the subset, or none to speak of."""
+    privacy, tune = study.run.privacy, study.tune
+    if tune.cost_mode == PUBLIC_PROXY:
+        return StudyBudget(epsilon=None, delta=privacy.target_delta)
+    if tune.cost_mode == SUBSET:
+        # On the whole the subset's delta counts only in part; what is spent there is delta_share of the target.
+        return StudyBudget(
+            epsilon=tune.subset.epsilon, delta=privacy.target_delta * tune.subset.delta_share / tune.subset.sample_rate
+        )
+    return StudyBudget(epsilon=privacy.target_epsilon, delta=privacy.target_delta)
+
+
+def trial_charges(spec: RunSpec, tune: TuneSpec, noise_multiplier: float) -> tuple[Charge, ...]:
+    """Everything a trial may charge with this noise, spare steps and noisy scores included."""
+    return (*_other_charges(spec, tune), _training_charge(spec, noise_multiplier))
+
+
+def _training_charge(spec: RunSpec, noise_multiplier: float) -> Charge:
+    return Charge(
+        mechanism="poisson_gaussian",
+        noise_multiplier=noise_multiplier,
+        sample_rate=spec.privacy.sample_rate,
+        num_steps=spec.training.steps + spec.privacy.spare_steps,
+        purpose="training",
+    )
+
+
+def _other_charges(spec: RunSpec, tune: TuneSpec) -> tuple[Charge, ...]:
+    votes = spec.privacy.votes_noise_multiplier
+    found = [] if votes is None else [histogram_charge(votes)]
+    if tune.score_name == "noisy_accuracy":
+        found += [accuracy_charge(tune)] * tune.num_rungs
+    return tuple(found)
+
+
+def accuracy_charge(tune: TuneSpec) -> Charge:
+    """What one noisy accuracy costs: one count over all records, to which each adds at most 1."""
+    return histogram_charge(tune.accuracy_noise_multiplier, purpose=ACCURACY)
+
+
+def plan_trial(
+    study: StudySpec,
+    proposal: Proposal,
+    *,
+    num_private: int | None = None,
+    num_classes: int | None = None,
+    already: Sequence[Charge] = (),
+    trials_left: int = 1,
+) -> TrialPlan:
+    """The trial of a proposal, whose noise is calibrated to what the mode has left for it.
+
+    num_private, num_classes: of the pretend-private images, under public_proxy. already: all that earlier trials
+    charged or may still charge, and trials_left, this one included: compose and subset leave room for as many more
+    like it.
+    Guarantee: the charges of the trial, beside already, fit the study's budget; nothing is read off private data.
+    Raises SpecError for settings that make no sense together, or when no noise fits.
+    """
+    spec, tune = apply_proposal(study.run, proposal), study.tune
+    budget = study_budget(study)
+    if tune.cost_mode == PUBLIC_PROXY:
+        return _proxy_trial(study, spec, num_private, num_classes)
+    if tune.cost_mode == SUBSET:
+        spec = _on_subset(spec, study)
+    if tune.cost_mode == REPEAT_SELECT:
+        noise = calibrate_best_run(
+            target_epsilon=budget.epsilon,
+            delta=budget.delta,
+            sample_rate=spec.privacy.sample_rate,
+            num_steps=spec.training.steps + spec.privacy.spare_steps,
+            other_charges=_other_charges(spec, tune),
+            mean_runs=tune.selection.mean_runs,
+            num_runs=tune.selection.num_runs,
+        )
+    else:
+        noise = compose_noise_multiplier(
+            target_epsilon=budget.epsilon,
+            delta=budget.delta,
+            already=already,
+            sample_rate=spec.privacy.sample_rate,
+            num_steps=spec.training.steps + spec.privacy.spare_steps,
+            per_trial=_other_charges(spec, tune),
+            trials_left=trials_left,
+        )
+    return _stated(spec, tune, noise, budget.delta)
+
+
+def _proxy_trial(study: StudySpec, spec: RunSpec, num_private: int, num_classes: int) -> TrialPlan:
+    """As the private run would be: its noise, clip, steps and expected batch, on the pretend-private images.
+
+    The same batch of fewer records is a larger rate, so what the trial would cost them is more than the target;
+    they are public, so it costs nothing.
+    """
+    real = build_plan(spec)
+    rate = min(1.0, real.expected_batch_size / num_private)
+    settings = {
+        "privacy.sample_rate": rate,
+        "privacy.nominal_size": num_private,
+        "privacy.target_epsilon": _MOST_EPSILON,
+        "data.num_classes": num_classes,
+        "data.class_names": None,
+        "knowledge_base.label_map": {},
+        "sampling.class_proportions": None,
+    }
+    return _stated(with_settings(spec, settings), study.tune, real.noise_multiplier, spec.privacy.target_delta)
+
+
+def _on_subset(spec: RunSpec, study: StudySpec) -> RunSpec:
+    """The same expected batch out of a subset: a larger rate over fewer records."""
+    privacy, rate = spec.privacy, study.tune.subset.sample_rate
+    settings = {
+        "privacy.nominal_size": max(1, round(privacy.nominal_size * rate)),
+        "privacy.sample_rate": min(1.0, privacy.sample_rate / rate),
+        "privacy.target_delta": study_budget(study).delta,
+    }
+    return with_settings(spec, settings)
+
+
+def _stated(spec: RunSpec, tune: TuneSpec, noise_multiplier: float, delta: float) -> TrialPlan:
+    """The spec with its noise and, as target, what all its charges cost together: so much a trial may spend."""
+    charges = trial_charges(spec, tune, noise_multiplier)
+    alone = math.ceil(epsilon_pld(charges, delta) * 1e6) / 1e6
+    if alone > _MOST_EPSILON:
+        raise SpecError(
+            f"a trial with noise_multiplier {noise_multiplier:g} and sample_rate {spec.privacy.sample_rate:g} costs "
+            f"epsilon {alone:.1f} on its own, over {_MOST_EPSILON:g}; use more images in its place, or fewer steps"
+        )
+    settings: dict[str, Any] = {"privacy.noise_multiplier": noise_multiplier, "privacy.target_epsilon": alone}
+    return TrialPlan(spec=with_settings(spec, settings), charges=charges)
+
+
+def study_charge(study: StudySpec) -> Charge | BestRunCharge | SubsetCharge | None:
+    """The one charge that pays for a whole study before its first trial; None where trials pay one by one, or nothing.
+
+    Guarantee: under repeat_select it covers the winner of the secret number of trials, under subset everything that
+    the trials learn about the whole data set through the subset.
+    """
+    tune = study.tune
+    budget = study_budget(study)
+    if tune.cost_mode == SUBSET:
+        return SubsetCharge(
+            subset_rate=tune.subset.sample_rate,
+            epsilon=budget.epsilon,
+            delta=budget.delta,
+            purpose="all trials on a secret subset",
+        )
+    if tune.cost_mode == REPEAT_SELECT:
+        # Every candidate costs the same, so that of the spec as it stands is that of all.
+        return BestRunCharge(
+            charges=plan_trial(study, {}).charges,
+            num_runs=tune.selection.num_runs,
+            mean_runs=tune.selection.mean_runs,
+            delta=budget.delta,
+            purpose="the best of a secret number of trials",
+        )
+    return None
+
+
+def final_spec(study: StudySpec, proposal: Proposal) -> RunSpec:
+    """The spec of a private run with these settings, for after a study on public images or on a subset.
+
+    Guarantee: with what the study itself cost it stays within the study's target.
+    Raises SpecError when the trials have left nothing.
+    """
+    spec = apply_proposal(study.run, proposal)
+    if study.tune.cost_mode != SUBSET:
+        return spec
+    privacy, votes = spec.privacy, spec.privacy.votes_noise_multiplier
+    released = () if votes is None else (histogram_charge(votes),)
+    noise = calibrate_noise_multiplier(
+        target_epsilon=privacy.target_epsilon,
+        delta=privacy.target_delta,
+        sample_rate=privacy.sample_rate,
+        num_steps=spec.training.steps + privacy.spare_steps,
+        other_charges=(*released, study_charge(study)),
+    )
+    charges = (*released, _training_charge(spec, noise))
+    alone = math.ceil(epsilon_pld(charges, privacy.target_delta) * 1e6) / 1e6
+    return with_settings(spec, {"privacy.noise_multiplier": noise, "privacy.target_epsilon": alone})

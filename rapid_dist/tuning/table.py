@@ -1,0 +1,153 @@
+"""A study on a terminal: the table of trials, and one line for each thing that happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rapid_dist.telemetry import Say, format_seconds, headed, say
+from rapid_dist.tuning.modes_text import objective_words, value_words
+from rapid_dist.tuning.results import TrialRow, by_score, space_keys
+
+_MAX_CELL = 24
+_COLUMNS = {
+    "noise": "noise_multiplier",
+    "batch": "expected_batch_size",
+    "epsilon": "epsilon",
+}
+_OWN_NAMES = ("trial", "status", "score", "step", *_COLUMNS, "time")
+
+
+def short_names(keys: Iterable[str], taken: Iterable[str] = _OWN_NAMES) -> dict[str, str]:
+    """Each dotted key by the fewest of its last parts that tell it from the others and from the names taken."""
+    keys = list(keys)
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        tails = (".".join(parts[-k:]) for k in range(1, len(parts) + 1))
+        others = {
+            ".".join(other.split(".")[-k:]) for other in keys if other != key for k in range(1, other.count(".") + 2)
+        }
+        names[key] = next((tail for tail in tails if tail not in others and tail not in set(taken)), key)
+    return names
+
+
+def table_lines(rows: Sequence[TrialRow], objective: str, *, top: int = 10, show_epsilon: bool = True) -> list[str]:
+    """The best `top` rows as aligned text, best first, below a line that says what the score is.
+
+    show_epsilon: False for a study whose mode was not named.
+    """
+    shown = by_score(rows)[:top]
+    head, body = table_cells(shown, show_epsilon=show_epsilon)
+    cells = [head, *[[_clip(cell) for cell in line] for line in body]]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    texts = {"trial", "status"}
+    lines = [
+        "  ".join(
+            cell.ljust(width) if name in texts else cell.rjust(width)
+            for name, cell, width in zip(head, line, widths, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    count = f"best {len(shown)} of {len(rows)} trials" if len(shown) < len(rows) else f"{len(rows)} trials"
+    return [f"{count} by {_one_line(objective_words(objective))}; higher is better", *lines]
+
+
+def table_cells(rows: Sequence[TrialRow], *, show_epsilon: bool = True) -> tuple[list[str], list[list[str]]]:
+    """The heads and the cells of the table of trials, in the rows' order; columns that no row fills are left out."""
+    keys = short_names(space_keys(rows))
+    columns = {
+        name: field
+        for name, field in _COLUMNS.items()
+        if any(getattr(row, field) is not None for row in rows) and (show_epsilon or name != "epsilon")
+    }
+    head = ["trial", "status", "score", *keys.values(), "step", *columns, "time"]
+    body = [
+        [
+            row.trial,
+            row.status + (f" from {row.parent}" if row.parent else ""),
+            score_words(row.score),
+            *[value_words(row.proposal[key]) if key in row.proposal else "-" for key in keys],
+            f"{row.step}/{row.steps}",
+            *[
+                "-" if getattr(row, field) is None else _number(name, getattr(row, field))
+                for name, field in columns.items()
+            ],
+            format_seconds(row.seconds),
+        ]
+        for row in rows
+    ]
+    return [_one_line(name) for name in head], [[_one_line(cell) for cell in line] for line in body]
+
+
+def score_words(score: float | None) -> str:
+    """A score with four decimals below 10, as fits an accuracy; a dash where there is none."""
+    if score is None:
+        return "-"
+    return f"{score:.4f}" if abs(score) < 10 else f"{score:.2f}"
+
+
+class LiveTable:
+    """Says one line on stderr for each thing that happens to a trial, with the best score so far.
+
+    secret: for mode repeat_select. Guarantee: then it says one line in all, at the first event, so that nobody who
+    sees the output learns how many trials there are, when they begin or end, or what they score.
+    """
+
+    def __init__(self, name: str, *, num_trials: int | None = None, secret: bool = False, say_fn: Say = say):
+        self._name, self._num_trials, self._secret, self._say = name, num_trials, secret, say_fn
+        self._best: tuple[float, str] | None = None
+        self._ended: set[str] = set()
+        self._said_at_work = False
+
+    def began(self, row: TrialRow) -> None:
+        """A trial started, or started again."""
+        keys = short_names(row.proposal)
+        settings = ", ".join(f"{keys[key]} {value_words(value)}" for key, value in row.proposal.items())
+        again = f" again (attempt {row.attempts})" if row.attempts > 1 else ""
+        origin = f" from {row.parent}" if row.parent else ""
+        self._event(f"{row.trial} began{again}{origin}: {settings}")
+
+    def rung(self, trial: str, step: int, score: float) -> None:
+        """A trial was scored on its way."""
+        if not self._secret:
+            self._event(f"{trial} at step {step}: {score_words(score)}{self._beside_best()}")
+
+    def ended(self, row: TrialRow) -> None:
+        """A trial finished, was stopped by the scheduler, or failed for good."""
+        if self._secret:
+            self._event("")
+            return
+        self._ended.add(row.trial)
+        if row.status == "finished" and row.score is not None and (self._best is None or row.score > self._best[0]):
+            self._best = (row.score, row.trial)
+        what = f"{row.trial} {row.status}"
+        if row.status == "failed":
+            what += f": {row.reason or 'no reason was given'}"
+        elif row.score is not None:
+            what += f": {score_words(row.score)} in {format_seconds(row.seconds)}"
+        of = f"/{self._num_trials}" if self._num_trials is not None else ""
+        self._event(f"{what}  {len(self._ended)}{of} done{self._beside_best()}")
+
+    def _beside_best(self) -> str:
+        return f"  best {score_words(self._best[0])} ({self._best[1]})" if self._best else ""
+
+    def _event(self, text: str) -> None:
+        if not self._secret:
+            self._say(headed(self._name, _one_line(text)))
+        elif not self._said_at_work:
+            self._said_at_work = True
+            self._say(headed(self._name, "at work; how many trials there are and what they score stays secret"))
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.1f}" if name == "batch" else f"{value:.4g}"
+
+
+def _one_line(text: Any) -> str:
+    return re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(text))).strip()
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"
