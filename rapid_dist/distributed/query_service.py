@@ -57,6 +57,9 @@ def open_service(
     Raises what opening a shard raises, such as ArtifactError for a damaged file.
     """
     options = placed(is_private=is_private).options
+    if is_private and options:
+        # Anywhere, not in the placement group of a study's trial, which holds one sliver only.
+        options["scheduling_strategy"] = "SPREAD"
     import ray
 
     # No CPUs are claimed: workers that wait for answers hold them all. Ray starts what dies again, as often as needed.

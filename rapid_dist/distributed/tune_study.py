@@ -185,6 +185,7 @@ class Study:
     def _begin(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
             trial = self._trial_of(request)
+            self.book.reopen(trial.name)
             self._began.setdefault(trial.name, time.monotonic())
         if self.live is not None:
             self.live.began(self.row(trial))

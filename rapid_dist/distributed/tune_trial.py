@@ -166,7 +166,9 @@ def _run_alone(fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec,
     gpus = 1 if runtime.device.startswith("cuda") else 0
     place = placed(is_private=is_private)
     cpus = cpus_for_one_task(place.cpus_of_nodes)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=runtime.max_failures, **place.options)(_alone)
+    # SPREAD: anywhere, not in the placement group of the trial, which has no CPU.
+    options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": runtime.max_failures, "scheduling_strategy": "SPREAD"}
+    task = ray.remote(**options, **place.options)(_alone)
     try:
         answer = ray.get(task.remote(fn, {**arguments, "device": runtime.device}, cpus))
     except ray.exceptions.RayError as error:

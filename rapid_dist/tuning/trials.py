@@ -95,6 +95,10 @@ class TrialBook:
         plain = {"status": status, "reason": reason, "seconds": round(seconds, 1)}
         self.folder(name).write_bytes(ENDED, json.dumps(plain).encode())
 
+    def reopen(self, name: str) -> None:
+        """The trial goes on, however it ended before."""
+        self.folder(name).delete(ENDED)
+
     def ending(self, name: str) -> dict[str, Any] | None:
         """How a trial ended: status, reason, seconds; None while it has not."""
         folder = self.folder(name)
