@@ -10,8 +10,8 @@ from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mailbox import mailbox
-from rapid_dist.distributed.placement import cpus_per_worker
-from rapid_dist.distributed.session import cpus_of_nodes, ray_session, start_ray, task_cpus
+from rapid_dist.distributed.placement import cpus_for_one_task, cpus_per_worker
+from rapid_dist.distributed.session import placed, ray_session, start_ray
 from rapid_dist.distributed.tune_begin import TrialDesk
 from rapid_dist.distributed.tune_desk import open_desk
 from rapid_dist.distributed.tune_search import candidates, make_scheduler, make_searcher
@@ -64,8 +64,10 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
 
     from rapid_dist.distributed import tune_watch
 
+    # A trial's driver reads the ledger, and its actor stays beside it: where private data may be read.
+    claim = {"memory": _TRIAL_MEMORY, **placed(is_private=True).resources}
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), {"memory": _TRIAL_MEMORY}
+        tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), claim
     )
     with tune_watch.watching(trials):
         results = _tuner(trials.study, trainable, count).fit()
@@ -119,10 +121,12 @@ def _arrow_filesystem(store: Store) -> Any:
 
 def _room(runtime: RuntimeSpec, cpus_per_trial: int | None) -> int:
     """How many trials compute at once: each claims the CPUs of one task, or of one group of workers."""
-    nodes = cpus_of_nodes()
+    nodes = placed(is_private=True).cpus_of_nodes
     workers = runtime.worker_range[1]
-    each = cpus_per_trial or task_cpus() if workers == 1 else workers * max(1, cpus_per_worker(nodes, workers))
-    return max(1, sum(node // each for node in nodes) if workers == 1 else sum(nodes) // each)
+    if workers == 1:
+        each = cpus_per_trial or cpus_for_one_task(nodes)
+        return max(1, sum(node // each for node in nodes))
+    return max(1, sum(nodes) // (workers * max(1, cpus_per_worker(nodes, workers))))
 
 
 def _mark_ended(trials: TrialDesk, results: Any) -> None:
