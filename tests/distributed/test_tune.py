@@ -171,7 +171,8 @@ def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(ray_clu
     members = sum(f.rows for f in read_manifest(subset).files)
     everyone = sum(f.rows for f in read_manifest(out.child(layout.PRIVATE_IMAGES)).files)
     assert 0.3 * everyone < members < 0.7 * everyone
-    assert answer["statement"]["epsilon"] == pytest.approx(charge.bound[0])
+    # Its delta is below the target's, so at the target it comes to a little less than its own epsilon.
+    assert 0.99 * charge.bound[0] < answer["statement"]["epsilon"] <= charge.bound[0]
     run = Run(parse_spec(out.read_bytes("best.yaml").decode()), out.child("final"))
     run.run_stages(("ingest", "pretrain", "build-kb", "train"))
     after = read_ledger(run.ledger)
