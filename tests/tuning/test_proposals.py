@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import pairwise
+
 import pytest
 from scipy.stats import chi2_contingency, kstest
 
@@ -10,7 +13,10 @@ from rapid_dist.tuning.proposals import apply_proposal, base_proposal, drawn_pro
 
 from .studies import make_study
 
-SPACE = "tune.space={training.learning_rate: {uniform: [0.1, 1.1]}, training.steps: [10, 20, 30], schedule.kind: [linear, cosine]}"
+SPACE = (
+    "tune.space={training.learning_rate: {uniform: [0.1, 1.1]}, training.steps: [10, 20, 30], "
+    "schedule.kind: [linear, cosine]}"
+)
 
 
 def drawn(count=10, *, has_base=False, seed=3, space=SPACE):
@@ -45,13 +51,8 @@ def test_proposals_follow_the_law_of_their_axes_and_settings_are_independent():
         for n in (10, 20, 30)
     ]
     assert chi2_contingency(cells).pvalue > 1e-3
-    following = [
-        [
-            sum(a["training.steps"] == n and b["training.steps"] == m for a, b in zip(found, found[1:], strict=False))
-            for m in (10, 20, 30)
-        ]
-        for n in (10, 20, 30)
-    ]
+    pairs = Counter((a["training.steps"], b["training.steps"]) for a, b in pairwise(found))
+    following = [[pairs[n, m] for m in (10, 20, 30)] for n in (10, 20, 30)]
     assert chi2_contingency(following).pvalue > 1e-3
 
 
