@@ -3,7 +3,7 @@
     python cluster/local.py up --nodes 2 --cpus-per-node 1 --state cluster.json
     python cluster/local.py status --state cluster.json
     python cluster/local.py kill 1 --state cluster.json      # SIGKILL, as a machine that goes away
-    python cluster/local.py add --state cluster.json
+    python cluster/local.py add --state cluster.json         # up and add take --private-nodes
     python cluster/local.py down --state cluster.json
 
 Every node has an address of its own in 127.0.0.0/8, its own ports and its own temporary folder. Only processes that
@@ -49,6 +49,10 @@ _NODE_SETTINGS = {
     "GLOO_SOCKET_IFNAME": "lo",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+
+
+# How a node says that it can read private data; public stages then keep off it, and private ones keep to it.
+_PRIVATE_NODE = ('--resources={"private_data": 1}', "--labels=rapid-dist/data=private")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +110,9 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": f"{self._state['folder']}/token",
         }
 
-    def add_node(self) -> Node:
+    def add_node(self, *, is_private: bool = False) -> Node:
         """Starts one more worker node and returns when the GCS knows it."""
-        (node,) = self._start_workers(1)
+        (node,) = self._start_workers(1, is_private=is_private)
         return node
 
     def alive_addresses(self) -> set[str]:
@@ -143,19 +147,20 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start_workers(self, count: int) -> list[Node]:
+    def _start_workers(self, count: int, *, is_private: bool) -> list[Node]:
         # Names are never used twice, so that a killed node's mark stays its own.
         first = 1 + max(int(node.name) for node in self.nodes)
-        started = [self._start_node(first + i) for i in range(count)]
+        role = (f"--address={self.address}", f"--num-cpus={self._state['cpus_per_node']}")
+        role += _PRIVATE_NODE if is_private else ()
+        started = [self._start_node(first + i, role) for i in range(count)]
         self._wait_for(started)
         return started
 
-    def _start_node(self, number: int, extra: tuple[str, ...] = ()) -> Node:
+    def _start_node(self, number: int, role: tuple[str, ...]) -> Node:
         ip = f"{self._state['network']}.{number + 2}"
         folder, mark = f"{self._state['folder']}/{number}", f"{self._state['id']}.{number}"
         os.makedirs(folder)
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"]
-        command += extra or (f"--address={self.address}", f"--num-cpus={self._state['cpus_per_node']}")
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false", *role]
         command += [f"--node-ip-address={ip}", f"--temp-dir={folder}", "--disable-usage-stats"]
         command += [f"--object-store-memory={self._state['object_store_bytes']}"]
         # Worker ports are chosen by the system: Ray's fixed range is shared by the nodes of one host.
@@ -190,6 +195,7 @@ class Cluster:
 def start_cluster(
     num_workers: int = 2,
     *,
+    private_workers: int = 0,
     cpus_per_node: int = 1,
     head_cpus: int = 0,
     object_store_bytes: int = 200_000_000,
@@ -197,6 +203,7 @@ def start_cluster(
 ) -> Cluster:
     """Starts a head and num_workers worker nodes and returns when the GCS counts them all.
 
+    private_workers: how many of them, the last ones, declare that they can read private data.
     head_cpus: logical CPUs of the head; 0 leaves it to drivers and the GCS, as on a cluster that matters.
     env: further environment of the nodes and so of every worker, such as PYTHONPATH or AWS_ENDPOINT_URL; the caller's
     own environment is passed on, all but its RAY_ variables. Raises ClusterError, with nothing left running.
@@ -222,8 +229,9 @@ def start_cluster(
     try:
         node = cluster._start_node(0, head)
         cluster._wait_for([node])
-        if num_workers:
-            cluster._start_workers(num_workers)
+        for count, is_private in ((num_workers - private_workers, False), (private_workers, True)):
+            if count:
+                cluster._start_workers(count, is_private=is_private)
     except BaseException:
         cluster.stop()
         raise
@@ -251,6 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("node", nargs="?", help="for kill: the node's name, as status shows it")
     parser.add_argument("--state", required=True, help="file that says where the cluster is")
     parser.add_argument("--nodes", type=int, default=2, help="worker nodes beside the head (2)")
+    parser.add_argument("--private-nodes", type=int, default=0, help="how many of them declare private_data (0)")
     parser.add_argument("--cpus-per-node", type=int, default=1, help="logical CPUs of a worker node (1)")
     parser.add_argument("--head-cpus", type=int, default=0, help="logical CPUs of the head (0)")
     given = parser.parse_args(arguments)
@@ -258,7 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.action == "up":
             if Path(given.state).exists():
                 raise ClusterError(f"{given.state} exists; end that cluster with `down`, or give another --state")
-            cluster = start_cluster(given.nodes, cpus_per_node=given.cpus_per_node, head_cpus=given.head_cpus)
+            cpus = {"cpus_per_node": given.cpus_per_node, "head_cpus": given.head_cpus}
+            cluster = start_cluster(given.nodes, private_workers=given.private_nodes, **cpus)
         else:
             cluster = load_cluster(given.state)
         if given.action == "down":
@@ -271,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ClusterError(f"no node is called {given.node!r}; have {[n.name for n in cluster.nodes]}")
             node.kill()
         elif given.action == "add":
-            cluster.add_node()
+            cluster.add_node(is_private=given.private_nodes > 0)
         cluster.save(given.state)
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)

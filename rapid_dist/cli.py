@@ -12,6 +12,7 @@ from rapid_dist.cli_audit import audit
 from rapid_dist.cli_bench import bench
 from rapid_dist.cli_bench_kb import kb as bench_kb
 from rapid_dist.cli_bench_privacy import privacy as bench_privacy
+from rapid_dist.cli_bench_scaling import scaling as bench_scaling
 from rapid_dist.cli_edge import json_option, translated
 from rapid_dist.cli_kb import kb
 from rapid_dist.cli_ledger import ledger
@@ -28,6 +29,7 @@ def main() -> None:
 
 bench.add_command(bench_kb)
 bench.add_command(bench_privacy)
+bench.add_command(bench_scaling)
 for _command in (tune, epsilon, calibrate, kb, ledger, audit, metrics, bench):
     main.add_command(_command)
 

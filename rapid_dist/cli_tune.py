@@ -8,14 +8,12 @@ from typing import Any
 import click
 
 from rapid_dist.cli_edge import json_option, translated
-from rapid_dist.cli_metrics import metrics_option
 
 
 @click.command()
 @click.argument("spec_path", metavar="SPEC", type=click.Path())
 @click.option("--out", required=True, metavar="URI", help="Folder or s3:// prefix of the study.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
-@metrics_option
 @json_option
 @translated
 def tune(spec_path: str, out: str, overrides: tuple[str, ...], as_json: bool) -> None:

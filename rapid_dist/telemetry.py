@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Say = Callable[[str], None]
 
@@ -15,9 +16,24 @@ def headed(name: str, text: str) -> str:
     return f"{name:<18} {text}"
 
 
+_is_muted = False
+
+
 def say(line: str) -> None:
-    """Prints a line for people; stdout stays free for results."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line for people, unless muted; stdout stays free for results."""
+    if not _is_muted:
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Keeps this process from saying anything while the block runs, where when things happen is itself a secret."""
+    global _is_muted
+    before, _is_muted = _is_muted, True
+    try:
+        yield
+    finally:
+        _is_muted = before
 
 
 class Progress:

@@ -10,21 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.diffusion.autoencoder import build_autoencoder
-from rapid_dist.diffusion.denoisers import build_denoiser
-from rapid_dist.diffusion.schedule import make_alphas_cumprod
+from rapid_dist.bench.made_up import make_up
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.step import PrivateStep
-from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_batch import PrivatePartition, make_private_batch
+from rapid_dist.training.private_batch import make_private_batch
 from rapid_dist.training.state import TrainState
 
 LIMIT = 0.05
@@ -135,27 +131,12 @@ class _Worker:
     """One worker that holds all records, as random latents."""
 
     def __init__(self, spec: RunSpec):
-        self._spec = spec
-        generator = make_generator(0, "bench-privacy")
-        size, channels = spec.data.image_size or 28, spec.data.num_channels or 1
-        shape = build_autoencoder(
-            spec.autoencoder, image_shape=(channels, size, size), generator=generator
-        ).latent_shape
-        model = build_denoiser(
-            spec.denoiser, latent_shape=shape, num_conditions=spec.data.num_classes, generator=generator
+        self._spec, made = spec, make_up(spec)
+        self.partition, self._alphas_cumprod = made.partition, made.alphas_cumprod
+        self.state = TrainState(
+            made.model, learning_rate=spec.training.learning_rate, ema_decay=spec.training.ema_decay
         )
-        self.state = TrainState(model, learning_rate=spec.training.learning_rate, ema_decay=spec.training.ema_decay)
-        self.parameters = list(model.parameters())
-        count, classes = spec.privacy.nominal_size, spec.data.num_classes
-        label = torch.randint(classes, (count,), generator=generator) if classes else torch.full((count,), -1)
-        needs_surrogate = spec.training.objective == "surrogate"
-        self.partition = PrivatePartition(
-            example_id=np.arange(count, dtype=np.int64),
-            latent=torch.randn((count, *shape), generator=generator),
-            label=label,
-            surrogate=torch.randn((count, *shape), generator=generator) if needs_surrogate else None,
-        )
-        self._alphas_cumprod = make_alphas_cumprod(spec.schedule)
+        self.parameters = list(made.model.parameters())
 
     def take_step(self, step: PrivateStep, clock: _Clock) -> None:
         """One step of training, as the training loop takes it."""

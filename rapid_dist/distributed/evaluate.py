@@ -11,9 +11,10 @@ from rapid_dist.artifacts.images import INGEST, read_all_images
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact, write_file
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.placement import cpus_for_one_task
 from rapid_dist.distributed.progress import relayed_lines
 from rapid_dist.distributed.sample import SAMPLE, SAMPLE_PUBLIC
-from rapid_dist.distributed.session import task_cpus
+from rapid_dist.distributed.session import placed
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import Say
 
@@ -46,10 +47,11 @@ def run_evaluate(
     )
     if folder.finished is not None:
         return folder.finished
+    place = placed(is_private=True)
+    cpus = cpus_for_one_task(place.cpus_of_nodes)
     import ray
 
-    cpus = task_cpus()
-    task = ray.remote(num_cpus=cpus, max_retries=1)(_evaluate)
+    task = ray.remote(num_cpus=cpus, max_retries=1, **place.options)(_evaluate)
     with relayed_lines() as say_fn:
         answer = ray.get(task.remote(spec, stores, out, stage_seconds, cpus, say_fn))
     if "error" in answer:

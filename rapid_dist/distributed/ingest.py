@@ -73,7 +73,8 @@ def run_ingest(
         len(source.units),
         store=out,
         name=INGEST,
-        num_actors=available_cpus(),
+        num_actors=available_cpus(is_private=privacy_class == "private"),
+        is_private=privacy_class == "private",
         # Only the digests of a public dataset are worth keeping between units.
         keeps_state=drop_equal_to is not None,
     )

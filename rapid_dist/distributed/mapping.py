@@ -10,7 +10,7 @@ from rapid_dist import errors
 from rapid_dist.artifacts.parts import FinishedParts
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.metrics import relayed_recorder
-from rapid_dist.distributed.session import start_ray
+from rapid_dist.distributed.session import placed
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.recorder import Recorder, current_recorder, recording
 from rapid_dist.telemetry import Progress
@@ -67,11 +67,13 @@ def map_parts(
     name: str,
     num_actors: int,
     keeps_state: bool = True,
+    is_private: bool = False,
 ) -> list[dict[str, Any]]:
     """Results of fn(0) .. fn(num_parts - 1) in order, where fn = make_fn(*arguments) is made once an actor.
 
     fn writes its part's files and returns a JSON-able result. Parts that an earlier call finished are not redone.
     keeps_state: False when making fn is cheap; then plain tasks run it, which reuse warm processes.
+    is_private: whether fn reads private data, and so runs where it may.
     Raises the error of the lowest part that failed with one of ours.
     """
     finished = FinishedParts(store, name)
@@ -82,7 +84,7 @@ def map_parts(
         failures: dict[int, dict[str, Any]] = {}
         num_kept = min(num_actors, len(missing)) if keeps_state and len(missing) > 1 else 0
         with relayed_recorder() as recorder:
-            for row in _mapped_rows(missing, (make_fn, arguments, finished, recorder), num_kept):
+            for row in _mapped_rows(missing, (make_fn, arguments, finished, recorder), num_kept, is_private):
                 answer = json.loads(row["answer"])
                 if "error" in answer:
                     failures[row["part"]] = answer
@@ -96,17 +98,19 @@ def map_parts(
     return [results[i] for i in range(num_parts)]
 
 
-def _mapped_rows(parts: list[int], given: tuple[Any, ...], num_actors: int) -> Iterator[dict[str, Any]]:
+def _mapped_rows(
+    parts: list[int], given: tuple[Any, ...], num_actors: int, is_private: bool
+) -> Iterator[dict[str, Any]]:
     """The answers as they come, from a pool of actors, or from plain tasks when num_actors is 0."""
-    start_ray()
+    options = placed(is_private=is_private).options
     import ray.data
 
     dataset = ray.data.from_items([{"id": i} for i in parts], override_num_blocks=len(parts))
     if num_actors:
         pool = ray.data.ActorPoolStrategy(size=num_actors)
-        mapped = dataset.map(_Guarded, fn_constructor_args=given, compute=pool, num_cpus=ACTOR_CPUS)
+        mapped = dataset.map(_Guarded, fn_constructor_args=given, compute=pool, num_cpus=ACTOR_CPUS, **options)
     else:
-        mapped = dataset.map(_run_once, fn_args=given)
+        mapped = dataset.map(_run_once, fn_args=given, **options)
     yield from mapped.iter_rows()
 
 

@@ -18,7 +18,7 @@ from rapid_dist import errors
 from rapid_dist.artifacts.knowledge_base import ShardFiles, open_router, open_shard, shard_files
 from rapid_dist.artifacts.manifest import Manifest
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.session import start_ray
+from rapid_dist.distributed.session import placed
 from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.retrieval.merge import Neighbors, no_neighbors
 from rapid_dist.retrieval.recall import merge_into
@@ -37,29 +37,33 @@ def routing_section(spec: RunSpec) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def served_search(
-    spec: KnowledgeBaseSpec, store: Store | None, base: Manifest | None
+    spec: KnowledgeBaseSpec, store: Store | None, base: Manifest | None, *, is_private: bool = False
 ) -> Iterator[TrajectorySearch | None]:
     """A query service where the spec asks for one, else None: then whoever asks opens the base itself."""
     if base is None or spec.serving == "in_process":
         yield None
         return
-    with open_service(spec, store, base) as service:
+    with open_service(spec, store, base, is_private=is_private) as service:
         yield service
 
 
 @contextlib.contextmanager
 def open_service(
-    spec: KnowledgeBaseSpec, store: Store, base: Manifest, *, num_replicas: int = 1
+    spec: KnowledgeBaseSpec, store: Store, base: Manifest, *, num_replicas: int = 1, is_private: bool = False
 ) -> Iterator[QueryService]:
     """Starts the actors of one version of a base and ends them afterwards; the service pickles into any worker.
 
+    is_private: whether private records are asked for, so that the actors are where those may be.
     Raises what opening a shard raises, such as ArtifactError for a damaged file.
     """
-    start_ray()
+    options = placed(is_private=is_private).options
+    if is_private and options:
+        # Anywhere, not in the placement group of a study's trial, which holds one sliver only.
+        options["scheduling_strategy"] = "SPREAD"
     import ray
 
     # No CPUs are claimed: workers that wait for answers hold them all. Ray starts what dies again, as often as needed.
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_ShardServer)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, **options)(_ShardServer)
     shards = [
         [actor.remote(spec, store, files, base.facts["ef_search"]) for _ in range(num_replicas)]
         for files in shard_files(base)

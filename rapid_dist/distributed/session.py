@@ -13,7 +13,7 @@ from typing import Any
 
 import rapid_dist
 from rapid_dist import errors
-from rapid_dist.distributed.placement import cpus_for_one_task
+from rapid_dist.distributed.placement import Place, place_for
 from rapid_dist.specs import RuntimeSpec
 from rapid_dist.telemetry import headed, say
 
@@ -171,19 +171,17 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def cpus_of_nodes() -> list[int]:
-    """Logical CPUs of each node alive in the session, which this starts."""
+def placed(*, is_private: bool = False) -> Place:
+    """Where work on private or on public data may run in the session, which this starts."""
     start_ray()
     import ray
 
-    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    place = place_for([node for node in ray.nodes() if node["Alive"]], is_private=is_private)
+    if place.label_selector and not any(place.cpus_of_nodes):
+        say(headed("ray", "every node with CPUs holds private data; public work waits for one that does not"))
+    return place
 
 
-def available_cpus() -> int:
-    """Logical CPUs of the whole session, which this starts."""
-    return max(1, sum(cpus_of_nodes()))
-
-
-def task_cpus() -> int:
-    """Logical CPUs to give one task that has the session to itself."""
-    return cpus_for_one_task(cpus_of_nodes())
+def available_cpus(*, is_private: bool = False) -> int:
+    """Logical CPUs of the session that work on private or on public data may use."""
+    return max(1, sum(placed(is_private=is_private).cpus_of_nodes))

@@ -108,7 +108,7 @@ def run_train(
     with (
         ledger_actor(ledger, **terms) as client,
         relayed_recorder() as recorder,
-        served_search(spec.knowledge_base, knowledge_base, base) as search,
+        served_search(spec.knowledge_base, knowledge_base, base, is_private=True) as search,
     ):
         answer = options.run_fn(
             train_worker,
@@ -129,6 +129,7 @@ def run_train(
             },
             runtime=spec.runtime,
             name=TRAIN,
+            is_private=True,
         )
     paid = read_ledger(ledger)
     if not answer["completed"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,8 +10,8 @@ from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mailbox import mailbox
-from rapid_dist.distributed.placement import cpus_per_worker
-from rapid_dist.distributed.session import cpus_of_nodes, ray_session, start_ray, task_cpus
+from rapid_dist.distributed.placement import cpus_for_one_task, cpus_per_worker
+from rapid_dist.distributed.session import placed, ray_session, start_ray
 from rapid_dist.distributed.tune_begin import TrialDesk
 from rapid_dist.distributed.tune_desk import open_desk
 from rapid_dist.distributed.tune_search import candidates, make_scheduler, make_searcher
@@ -20,7 +21,7 @@ from rapid_dist.errors import InputError
 from rapid_dist.privacy.statement import build_statement
 from rapid_dist.specs import RuntimeSpec
 from rapid_dist.specs.tuning import PUBLIC_PROXY, SUBSET, StudySpec
-from rapid_dist.telemetry import headed, say
+from rapid_dist.telemetry import headed, muted, say
 from rapid_dist.tuning.costs import final_spec
 from rapid_dist.tuning.outcome import BEST_RUN, publish_winner, study_facts, write_outcome
 from rapid_dist.tuning.results import TrialRow, best_row
@@ -46,14 +47,15 @@ def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
         count = study.num_trials()
         live = LiveTable(spec.run.name, num_trials=None if study.is_secret else count, secret=study.is_secret)
         trials = TrialDesk(study, live)
-        post = None if study.is_secret else say
-        with open_desk(trials.handle) as desk, mailbox(post or _ignore, name="trial-lines") as lines:
+        if study.is_secret:
+            live.say_at_work()
+        with (
+            muted() if study.is_secret else contextlib.nullcontext(),
+            open_desk(trials.handle) as desk,
+            mailbox(say, name="trial-lines") as lines,
+        ):
             _search(trials, count, desk, None if study.is_secret else lines)
         return _conclude(study)
-
-
-def _ignore(_: Any) -> None:
-    """Under repeat_select no trial is heard of."""
 
 
 def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
@@ -62,8 +64,10 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
 
     from rapid_dist.distributed import tune_watch
 
+    # A trial's driver reads the ledger, and its actor stays beside it: where private data may be read.
+    claim = {"memory": _TRIAL_MEMORY, **placed(is_private=True).resources}
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), {"memory": _TRIAL_MEMORY}
+        tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), claim
     )
     with tune_watch.watching(trials):
         results = _tuner(trials.study, trainable, count).fit()
@@ -93,7 +97,7 @@ def _tuner(study: Study, trainable: Any, count: int) -> Any:
             num_samples=count if searcher is not None else 1,
             search_alg=searcher,
             scheduler=make_scheduler(study.spec),
-            max_concurrent_trials=spec.max_concurrent or _room(study.spec.run.runtime),
+            max_concurrent_trials=spec.max_concurrent or _room(study.spec.run.runtime, spec.cpus_per_trial),
         ),
         run_config=tune.RunConfig(
             name=_NAME,
@@ -115,12 +119,14 @@ def _arrow_filesystem(store: Store) -> Any:
     return PyFileSystem(FSSpecHandler(store.fs))
 
 
-def _room(runtime: RuntimeSpec) -> int:
+def _room(runtime: RuntimeSpec, cpus_per_trial: int | None) -> int:
     """How many trials compute at once: each claims the CPUs of one task, or of one group of workers."""
-    nodes = cpus_of_nodes()
+    nodes = placed(is_private=True).cpus_of_nodes
     workers = runtime.worker_range[1]
-    each = task_cpus() if workers == 1 else workers * max(1, cpus_per_worker(nodes, workers))
-    return max(1, sum(nodes) // each)
+    if workers == 1:
+        each = cpus_per_trial or cpus_for_one_task(nodes)
+        return max(1, sum(node // each for node in nodes))
+    return max(1, sum(nodes) // (workers * max(1, cpus_per_worker(nodes, workers))))
 
 
 def _mark_ended(trials: TrialDesk, results: Any) -> None:

@@ -14,7 +14,7 @@ from rapid_dist.artifacts.parts import FinishedParts
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mapping import map_parts
-from rapid_dist.distributed.session import available_cpus, start_ray
+from rapid_dist.distributed.session import available_cpus, placed
 from rapid_dist.privacy.paid import PaidSteps
 from rapid_dist.specs.tuning import TuneSpec
 from rapid_dist.tuning.division import Division, divide, divide_table, draw_subset
@@ -113,10 +113,11 @@ def draw_private_subset(private: Store, out: Store, paid: PaidSteps) -> None:
     folder = StageFolder(out, stage=INGEST, spec=spec, inputs={"private": source.digest})
     if folder.finished is not None:
         return
-    start_ray()
+    options = placed(is_private=True).options
     import ray
 
-    answer = ray.get(ray.remote(num_cpus=0.5, max_retries=0)(_draw_subset).remote(private, source, out, paid))
+    task = ray.remote(num_cpus=0.5, max_retries=0, **options)(_draw_subset)
+    answer = ray.get(task.remote(private, source, out, paid))
     if "error" in answer:
         raise errors.error_named(answer["error"], answer["message"])
     facts = {**source.facts, "salt": secrets.token_hex(16), "num_corrupt": 0, "num_dropped": 0}

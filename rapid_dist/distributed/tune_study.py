@@ -85,7 +85,7 @@ class Study:
                 neighboring_relation=privacy.neighboring_relation,
                 unit=privacy.unit,
             )
-        self.shared = SharedArtefacts(public=public, folder=self.out.child("shared"))
+        self.shared = SharedArtefacts(public=public, folder=self.work.child("shared"))
 
     @property
     def subset(self) -> Store:

@@ -19,7 +19,8 @@ from rapid_dist.artifacts.knowledge_base import BUILD
 from rapid_dist.artifacts.manifest import open_artifact
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mailbox import Post
-from rapid_dist.distributed.session import task_cpus
+from rapid_dist.distributed.placement import cpus_for_one_task
+from rapid_dist.distributed.session import placed
 from rapid_dist.distributed.train import TrainOptions, run_train
 from rapid_dist.distributed.tune_desk import DeskClient, Gate
 from rapid_dist.distributed.worker_group import run_workers
@@ -52,8 +53,9 @@ def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, pos
         for step, score, again in _rungs(terms, study, post):
             _report(terms, step, score)
             again()
-        _report(terms, *read_rungs(Store(terms["folder"]))[-1])
+        # Said first: a scheduler may end a trial at its last report.
         desk.ask("ended", trial=terms["trial"], status="finished", reason="")
+        _report(terms, *read_rungs(Store(terms["folder"]))[-1])
     except errors.BudgetExceededError as error:
         _give_up(desk, context.get_trial_id(), error)
     except (errors.SpecError, errors.InputError, errors.PrivacyError) as error:
@@ -134,18 +136,24 @@ def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, post: Pos
         Store(terms["ledger"]),
         Store(terms["train"]),
         options=TrainOptions(
-            job=terms["job"], terms=terms["attempt_terms"], scorer=scorer, run_fn=_runner(terms["trial"], post)
+            job=terms["job"],
+            terms=terms["attempt_terms"],
+            scorer=scorer,
+            run_fn=_runner(terms["trial"], post, study.tune.cpus_per_trial),
         ),
     )
 
 
-def _runner(trial: str, post: Post | None) -> Callable[..., dict[str, Any]]:
+def _runner(trial: str, post: Post | None, cpus: int | None) -> Callable[..., dict[str, Any]]:
     """How a trial's workers run: as one task that claims its CPUs, or as a group of Ray Train."""
 
-    def run(fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, name: str) -> dict[str, Any]:
+    def run(
+        fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, name: str, is_private: bool
+    ) -> dict[str, Any]:
         if runtime.worker_range != (1, 1):
-            return run_workers(fn, arguments, runtime=runtime, name=name)
-        return _run_alone(fn, {**arguments, "say": functools.partial(_say, post, trial)}, runtime=runtime)
+            return run_workers(fn, arguments, runtime=runtime, name=name, is_private=is_private)
+        told = {**arguments, "say": functools.partial(_say, post, trial)}
+        return _run_alone(fn, told, runtime=runtime, is_private=is_private, cpus=cpus)
 
     return run
 
@@ -156,14 +164,17 @@ def _say(post: Post | None, trial: str, line: str) -> None:
         post(headed(trial, text.strip()))
 
 
-def _run_alone(fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec) -> dict[str, Any]:
+def _run_alone(
+    fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, is_private: bool, cpus: int | None
+) -> dict[str, Any]:
     import ray
 
     gpus = 1 if runtime.device.startswith("cuda") else 0
-    cpus = task_cpus()
+    place = placed(is_private=is_private)
+    cpus = cpus or cpus_for_one_task(place.cpus_of_nodes)
     # SPREAD: anywhere, not in the placement group of the trial, which has no CPU.
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": runtime.max_failures, "scheduling_strategy": "SPREAD"}
-    task = ray.remote(**options)(_alone)
+    task = ray.remote(**options, **place.options)(_alone)
     try:
         answer = ray.get(task.remote(fn, {**arguments, "device": runtime.device}, cpus))
     except ray.exceptions.RayError as error:

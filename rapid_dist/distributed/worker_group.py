@@ -14,7 +14,7 @@ from typing import Any
 from rapid_dist import errors
 from rapid_dist.distributed.placement import cpus_per_worker
 from rapid_dist.distributed.progress import relayed_lines
-from rapid_dist.distributed.session import cpus_of_nodes
+from rapid_dist.distributed.session import placed
 from rapid_dist.specs import RuntimeSpec
 from rapid_dist.telemetry import headed
 from rapid_dist.training.collective import Collective, TorchCollective
@@ -26,20 +26,22 @@ def run_workers(
     *,
     runtime: RuntimeSpec,
     name: str,
+    is_private: bool = False,
 ) -> dict[str, Any]:
     """Runs fn(collective, arguments) on a group of runtime.worker_range workers and returns what rank 0 returned.
 
     A worker that dies takes the group with it and a new group starts, at most runtime.max_failures times; an elastic
     group starts again with the workers there is room for, and again when there is room for more. fn must resume by
-    itself. arguments also get `say`, which prints on the driver, and `device`. An error of ours
-    is raised by every worker alike, is not retried, and is raised here.
+    itself. arguments also get `say`, which prints on the driver, and `device`. is_private: whether fn reads private
+    data, and so runs where it may. An error of ours is raised by every worker alike, is not retried, and raised here.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     fewest, most = runtime.worker_range
-    nodes = cpus_of_nodes()
+    place = placed(is_private=is_private)
+    nodes = place.cpus_of_nodes
     # An elastic group may start before all of its nodes are there: its workers are sized for those that are.
     cpus = cpus_per_worker(nodes, most) or cpus_per_worker(nodes, fewest)
     if not cpus and not os.environ.get("RAY_ADDRESS"):
@@ -65,7 +67,8 @@ def run_workers(
                     num_workers=most if fewest == most else (fewest, most),
                     elastic_resize_monitor_interval_s=runtime.resize_seconds,
                     use_gpu=runtime.device.startswith("cuda"),
-                    resources_per_worker={"CPU": cpus},
+                    resources_per_worker={"CPU": cpus, **place.resources},
+                    label_selector=place.label_selector or None,
                 ),
                 run_config=RunConfig(
                     # A fresh name: Ray Train would otherwise take the run for a continuation of its own.

@@ -19,6 +19,7 @@ def build_run_report(
 ) -> dict[str, Any]:
     """The dict of report.json. sample_facts: the statement and evaluation counts in the samples' manifest."""
     statement, evaluations = sample_facts["statement"], sample_facts["evaluations"]
+    training = _training_mechanism(statement)
     mapped = "by knowledge_base.label_map" if spec.knowledge_base.label_map else "by equal class number, a guess"
     return build_report(
         title=spec.name,
@@ -45,8 +46,14 @@ def build_run_report(
             "objective": spec.training.objective,
             "split_step": spec.schedule.split_step,
             "query_step": spec.schedule.query_step if spec.schedule.uses_retrieval else "no retrieval",
-            "noise multiplier": statement["mechanisms"][-1]["noise_multiplier"],
-            "sample rate": statement["mechanisms"][-1]["sample_rate"],
+            "noise multiplier": training["noise_multiplier"],
+            "sample rate": training["sample_rate"],
         },
         statement=statement,
     )
+
+
+def _training_mechanism(statement: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mechanism of training: the last charge, or the last of those that a bound over several runs is made of."""
+    last = statement["mechanisms"][-1]
+    return last["charges"][-1] if "charges" in last else last

@@ -42,6 +42,7 @@ SEARCHABLE = (
     "training",
     "sampling",
 )
+_PLACE = ("max_concurrent", "cpus_per_trial", "max_failures")  # where and how fast; in no digest
 # What PBT may change in the middle of a trial: neither the mechanism that was paid for nor what the model is.
 MUTABLE = ("training.learning_rate", "training.label_dropout", "training.timestep_power", "training.ema_decay")
 
@@ -105,6 +106,7 @@ class TuneSpec:
     num_scored_samples: int = 2000  # images drawn to score a trial
     classifier_epochs: int = 4  # of the scoring classifier
     max_concurrent: int | None = None  # None: as many as the session has room for
+    cpus_per_trial: int | None = None  # None: all that one task may have; a group of workers takes what it needs
     max_failures: int = 2  # restarts of a trial
     seed: int = 0
     proxy: ProxySpec = field(default_factory=ProxySpec)
@@ -123,8 +125,9 @@ class TuneSpec:
         require(self.reduction_factor >= 2, f"tune.reduction_factor is {self.reduction_factor}; expected 2 or more")
         require(self.max_failures >= 0, f"tune.max_failures is {self.max_failures}; expected 0 or more")
         require(bool(self.space), "tune.space is empty; name at least one setting and the values it may take")
-        if self.max_concurrent is not None:
-            require_positive(self, "tune", "max_concurrent")
+        for name in ("max_concurrent", "cpus_per_trial"):
+            if getattr(self, name) is not None:
+                require_positive(self, "tune", name)
         self._check_rules()
 
     def _check_rules(self) -> None:
@@ -212,7 +215,7 @@ class StudySpec:
 
     def meaning(self) -> dict[str, Any]:
         """All that can change a result."""
-        tune = {k: v for k, v in self.to_plain()["tune"].items() if k not in ("max_concurrent", "max_failures")}
+        tune = {k: v for k, v in self.to_plain()["tune"].items() if k not in _PLACE}
         return {**self.run.meaning(), "tune": tune}
 
     @property

@@ -136,7 +136,12 @@ class LiveTable:
     def _event(self, text: str) -> None:
         if not self._secret:
             self._say(headed(self._name, _one_line(text)))
-        elif not self._said_at_work:
+        else:
+            self.say_at_work()
+
+    def say_at_work(self) -> None:
+        """The one line of a secret study."""
+        if not self._said_at_work:
             self._said_at_work = True
             self._say(headed(self._name, "at work; how many trials there are and what they score stays secret"))
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import yaml
 
+from rapid_dist.distributed.placement import DATA_LABEL, PRIVATE_DATA
 from tests.cluster.files import ROOT
 
 
@@ -40,6 +41,13 @@ def test_nodes_ask_for_a_token_and_let_in_ssh_from_one_address_only(config):
     assert (opened["FromPort"], opened["ToPort"]) == (22, 22)
     assert all(r["CidrIp"].endswith("/32") for r in opened["IpRanges"])
     assert any("--dashboard-host=127.0.0.1" in line for line in config["head_start_ray_commands"])
+
+
+def test_training_alone_declares_private_data_and_a_stopped_job_may_end_by_itself(config):
+    types = config["available_node_types"].items()
+    assert {name for name, t in types if PRIVATE_DATA in t["resources"]} == {"training"}
+    assert {name for name, t in types if t.get("labels") == {DATA_LABEL: "private"}} == {"training"}
+    assert "--env RAY_JOB_STOP_WAIT_TIME_S=20" in config["docker"]["run_options"]
 
 
 def test_the_head_and_training_are_not_on_spot_machines(config):

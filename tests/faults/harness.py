@@ -46,6 +46,8 @@ class FaultyRun:
     The noise key is the debugging one, so that the final model can be compared with a legal run made afterwards.
     """
 
+    command = "train"
+
     def __init__(self, finished_run: Any, sources: Any, folder: Path, **sections: Mapping[str, Any]):
         self.folder, self.out = folder, folder / "out"
         copied = (layout.PUBLIC_IMAGES, layout.PRIVATE_IMAGES, layout.PRETRAIN, layout.KNOWLEDGE_BASE)
@@ -59,7 +61,9 @@ class FaultyRun:
         }
         for name, values in sections.items():
             changed[name] = {**changed.get(name, {}), **values}
-        self.spec_path = write_spec(folder / "spec.yaml", tiny_settings(sources, **changed))
+        tune = changed.pop("tune", None)
+        settings = tiny_settings(sources, **changed) | ({} if tune is None else {"tune": tune})
+        self.spec_path = write_spec(folder / "spec.yaml", settings)
         self.images = Store(self.out / layout.PRIVATE_IMAGES)
         self.environment: dict[str, str] = {}
         self._process: subprocess.Popen | None = None
@@ -79,7 +83,8 @@ class FaultyRun:
         self._num_starts += 1
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         options = [argument for override in overrides for argument in ("--set", override)]
-        command = [sys.executable, "-m", "rapid_dist", "train", str(self.spec_path), "--out", str(self.out), *options]
+        command = [sys.executable, "-m", "rapid_dist", self.command, str(self.spec_path), "--out", str(self.out)]
+        command += options
         self._process = subprocess.Popen(
             command,
             env={**kept, "PYTHONPATH": str(ROOT), **self.environment, MARK: self.mark},

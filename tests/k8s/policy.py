@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rapid_dist import layout
+from rapid_dist.distributed.placement import DATA_LABEL, PRIVATE, PRIVATE_DATA
 from tests.k8s.pods import PRIVATE_VOLUME, Pod, pods, ray_clusters
 
 Documents = list[dict[str, Any]]
@@ -103,7 +104,7 @@ def clusters_are_closed_and_recover(documents: Documents) -> Iterator[str]:
 def nodes_fit_what_is_lost_with_them(documents: Documents) -> Iterator[str]:
     """Heads, Redis, submitters and whoever writes the ledger are on stable nodes; public workers on spot ones."""
     for pod in pods(documents):
-        is_spot = pod.role == "worker" and pod.labels.get("rapid-dist/data") == "public"
+        is_spot = pod.role == "worker" and pod.group == "public"
         expected = "spot" if is_spot else "stable"
         if pod.spec.get("nodeSelector", {}).get("rapid-dist/node") != expected:
             yield f"{pod.name} must be on {expected} nodes"
@@ -124,18 +125,38 @@ def private_data_stay_with_training_workers(documents: Documents) -> Iterator[st
         mine = list(pods([document]))
         if {p.labels.get("rapid-dist/data") for p in mine} != {"private" if of_private else "public"}:
             yield f"{name}: its pods are not all of its own network"
-        accounts = {p.spec.get("serviceAccountName", "").split("-")[0] for p in mine if p.role != "submitter"}
-        if accounts != {"private" if of_private else "public"}:
-            yield f"{name}: its pods use accounts of the other side: {sorted(accounts)}"
-        secrets = {s["secretRef"]["name"] for p in mine for c in p.containers for s in c.get("envFrom", [])}
-        if not secrets <= {"s3-private" if of_private else "s3-public"}:
-            yield f"{name}: its pods hold keys of the other side: {sorted(secrets)}"
+        for pod in mine:
+            side = "private" if of_private and pod.group != "public" else "public"
+            if pod.role != "submitter" and pod.spec.get("serviceAccountName", "").split("-")[0] != side:
+                yield f"{pod.name} uses an account of the other side"
+            if not {s["secretRef"]["name"] for c in pod.containers for s in c.get("envFrom", [])} <= {f"s3-{side}"}:
+                yield f"{pod.name} holds keys of the other side"
         if of_private and "private_data" not in document["spec"].get("entrypointResources", ""):
             yield f"{name}: its driver would run on the head"
         if name in PRIVATE_JOBS and not any(p.private_mounts for p in mine):
             yield f"{name} has no {PRIVATE_VOLUME}"
-        if len(cluster["workerGroupSpecs"]) != 1:
-            yield f"{name} has two worker groups, and Ray would place public work on the private one"
+        groups = {group["groupName"] for group in cluster["workerGroupSpecs"]}
+        expected = {"run": {"private", "public"}}.get(name, {"private" if of_private else "public"})
+        if groups != expected or len(cluster["workerGroupSpecs"]) != len(expected):
+            yield f"{name} has other worker groups than {' and '.join(sorted(expected))}"
+        for group in cluster["workerGroupSpecs"]:
+            yield from _group_says_its_side(f"{name}/{group['groupName']}", group)
+
+
+def _group_says_its_side(where: str, group: dict[str, Any]) -> Iterator[str]:
+    """Ray is told by a resource and a label, both or neither, which nodes can read private data."""
+    said = (PRIVATE_DATA in group.get("resources", {}), group.get("labels", {}).get(DATA_LABEL) == PRIVATE)
+    if said != (group["groupName"] == "private",) * 2:
+        yield f"{where} tells Ray the wrong side: resource and label {said}"
+
+
+def stopped_jobs_end_by_themselves(documents: Documents) -> Iterator[str]:
+    """A job's supervisor runs on its driver's node, head or worker, and kills what has not ended after this time."""
+    for pod in pods(documents):
+        if pod.role in ("head", "worker"):
+            variables = {v["name"]: v.get("value") for v in pod.spec["containers"][0].get("env", [])}
+            if float(variables.get("RAY_JOB_STOP_WAIT_TIME_S") or 3) < 20:
+                yield f"{pod.name} kills a stopped job too early"
 
 
 def _may_write(job: str, mount: dict[str, Any]) -> bool:
@@ -179,5 +200,6 @@ RULES: tuple[Callable[[Documents], Iterator[str]], ...] = (
     clusters_are_closed_and_recover,
     nodes_fit_what_is_lost_with_them,
     private_data_stay_with_training_workers,
+    stopped_jobs_end_by_themselves,
     networks_are_closed,
 )

@@ -1,0 +1,52 @@
+"""Private training without data: random latents of a spec's shapes, and the model that would train on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rapid_dist.diffusion.autoencoder import build_autoencoder
+from rapid_dist.diffusion.denoisers import build_denoiser
+from rapid_dist.diffusion.schedule import make_alphas_cumprod
+from rapid_dist.seeding import make_generator
+from rapid_dist.specs import RunSpec
+from rapid_dist.training.private_batch import PrivatePartition
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeUp:
+    """A model before its first step and privacy.nominal_size made-up records, the same wherever they are made."""
+
+    model: torch.nn.Module
+    partition: PrivatePartition
+    alphas_cumprod: torch.Tensor
+
+    def part(self, rank: int, world_size: int) -> PrivatePartition:
+        """The records that a worker of a group holds, as read_all_images deals them."""
+        p, mine = self.partition, slice(rank, None, world_size)
+        return PrivatePartition(
+            example_id=p.example_id[mine],
+            latent=p.latent[mine],
+            label=p.label[mine],
+            surrogate=None if p.surrogate is None else p.surrogate[mine],
+        )
+
+
+def make_up(spec: RunSpec) -> MadeUp:
+    """Returns made-up records and a model of the spec's shapes. No data is read, so there is nothing private in it."""
+    generator = make_generator(0, "bench-privacy")
+    size, channels = spec.data.image_size or 28, spec.data.num_channels or 1
+    shape = build_autoencoder(spec.autoencoder, image_shape=(channels, size, size), generator=generator).latent_shape
+    model = build_denoiser(spec.denoiser, latent_shape=shape, num_conditions=spec.data.num_classes, generator=generator)
+    count, classes = spec.privacy.nominal_size, spec.data.num_classes
+    label = torch.randint(classes, (count,), generator=generator) if classes else torch.full((count,), -1)
+    needs_surrogate = spec.training.objective == "surrogate"
+    partition = PrivatePartition(
+        example_id=np.arange(count, dtype=np.int64),
+        latent=torch.randn((count, *shape), generator=generator),
+        label=label,
+        surrogate=torch.randn((count, *shape), generator=generator) if needs_surrogate else None,
+    )
+    return MadeUp(model=model, partition=partition, alphas_cumprod=make_alphas_cumprod(spec.schedule))
