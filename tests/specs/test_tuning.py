@@ -137,6 +137,25 @@ def test_an_axis_that_is_wrong_is_named_with_its_setting():
 
 
 @pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("{training.steps: {uniform: [10, 20]}}", "tune.space.training.steps is 10.0 (float); expected int"),
+        ("{training.steps: {log: [10, 20]}}", "tune.space.training.steps is 10.0 (float); expected int"),
+        ("{training.steps: [10, many]}", "tune.space.training.steps is 'many' (str); expected int"),
+        ("{privacy.sample_rate: [0.1, null]}", "tune.space.privacy.sample_rate is None (NoneType); expected float"),
+        ("{schedule.kind: [linear, true]}", "tune.space.schedule.kind is True (bool); expected str"),
+    ],
+)
+def test_an_axis_that_draws_no_value_of_its_setting_is_refused_at_once(space, said):
+    assert said in refusal(space=space)
+
+
+def test_whole_numbers_are_values_of_a_fraction_and_nothing_of_an_optional_setting():
+    space = "{privacy.max_grad_norm: {int: [1, 3]}, privacy.votes_noise_multiplier: [null, 5]}"
+    assert study(space=space).tune.space["privacy.votes_noise_multiplier"].values == (None, 5)
+
+
+@pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["tune.scheduler=asha", "tune.num_rungs=3"], ["scheduler is 'asha'", "drawn alike and never watched"]),
