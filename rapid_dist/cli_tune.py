@@ -14,15 +14,34 @@ from rapid_dist.cli_edge import json_option, translated
 @click.argument("spec_path", metavar="SPEC", type=click.Path())
 @click.option("--out", required=True, metavar="URI", help="Folder or s3:// prefix of the study.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved study and what it will cost, and do nothing.")
 @json_option
 @translated
-def tune(spec_path: str, out: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def tune(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Search the settings in the tune section of SPEC with Ray Tune; the same line again resumes.
 
     tune.mode says how private data is paid for: public_proxy reads none, repeat_select releases the winner only,
     compose counts every trial, subset tunes on a secret part. Writes best.yaml, which `rapid-dist run` takes as it is.
     """
+    if dry_run:
+        _print_plan(spec_path, overrides, as_json)
+        return
     run_tune(spec_path, out, overrides, as_json=as_json)
+
+
+def _print_plan(spec_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    from rapid_dist.specs.tuning import load_study
+    from rapid_dist.tuning.costs import expected_cost
+
+    study = load_study(spec_path, overrides=overrides)
+    cost = expected_cost(study)
+    if as_json:
+        click.echo(json.dumps({"study": study.to_plain(), "digest": study.digest, "cost": cost}))
+        return
+    click.echo(study.to_yaml())
+    click.echo(f"objective         {study.tune.score_name}")
+    click.echo(f"cost              {cost['words']}")
+    click.echo(f"noise multiplier  {cost['noise_multiplier']:.4f} in a trial of the spec as it stands")
 
 
 def run_tune(spec_path: str, out: str, overrides: tuple[str, ...], *, as_json: bool) -> None:

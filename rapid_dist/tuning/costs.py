@@ -237,3 +237,26 @@ def final_spec(study: StudySpec, proposal: Proposal) -> RunSpec:
 def _rounded_up(epsilon: float) -> float:
     """To 6 decimals, so that it reads well and is never less."""
     return math.ceil(epsilon * 1e6) / 1e6
+
+
+def expected_cost(study: StudySpec) -> dict[str, Any]:
+    """What the study will cost, in words, and the noise multiplier of a trial of the spec as it stands.
+
+    Raises SpecError when no noise fits.
+    """
+    tune, privacy, budget = study.tune, study.run.privacy, study_budget(study)
+    if tune.cost_mode == PUBLIC_PROXY:
+        words = "nothing: no private record is read"
+        noise = build_plan(apply_proposal(study.run, {})).noise_multiplier
+        if tune.mode is None:
+            words += " (tune.mode is not named, so no epsilon will be stated)"
+        return {"words": words, "noise_multiplier": noise}
+    noise = plan_trial(study, {}, trials_left=tune.num_trials).spec.privacy.noise_multiplier
+    charge = study_charge(study)
+    if charge is None:
+        words = f"at most epsilon {budget.epsilon:g} at delta {budget.delta:g}, all {tune.num_trials} trials together"
+    else:
+        words = f"epsilon {charge.bound[0]:.4f} at delta {charge.bound[1]:g}, for {charge.purpose}"
+        if tune.cost_mode == SUBSET:
+            words += f"; the final run may bring it to {privacy.target_epsilon:g} at delta {privacy.target_delta:g}"
+    return {"words": words, "noise_multiplier": noise}

@@ -14,7 +14,15 @@ from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.selection import epsilon_of_best_run
-from rapid_dist.tuning.costs import ACCURACY, TrialPlan, final_spec, plan_trial, study_budget, study_charge
+from rapid_dist.tuning.costs import (
+    ACCURACY,
+    TrialPlan,
+    expected_cost,
+    final_spec,
+    plan_trial,
+    study_budget,
+    study_charge,
+)
 
 from .studies import make_study
 
@@ -258,3 +266,24 @@ def test_after_a_search_on_public_images_the_final_run_has_the_whole_target():
     spec = final_spec(study, {"training.steps": 3})
     assert spec.privacy == study.run.privacy
     assert spec.privacy.noise_multiplier is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("null", "no epsilon will be stated"),
+        ("public_proxy", "nothing: no private record is read"),
+        ("compose", "at most epsilon 0.6 at delta 0.0001, all 3 trials together"),
+        ("repeat_select", "for the best of a secret number of trials"),
+        ("subset", "the final run may bring it to 0.6 at delta 0.0001"),
+    ],
+)
+def test_the_cost_that_is_said_beforehand_is_the_one_that_is_charged(mode, said):
+    study = make_study(*CHEAP, f"tune.mode={mode}", "tune.subset.epsilon=0.5", ACCURATE)
+    cost = expected_cost(study)
+    assert said in cost["words"]
+    charge = study_charge(study)
+    if charge is not None:
+        assert f"epsilon {charge.bound[0]:.4f} at delta {charge.bound[1]:g}" in cost["words"]
+    first = plan_trial(study, {}, num_private=1000, num_classes=2, trials_left=3)
+    assert cost["noise_multiplier"] == first.spec.privacy.noise_multiplier
