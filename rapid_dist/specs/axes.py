@@ -39,6 +39,12 @@ class Axis:
         drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
         return int(self._within(round(drawn)))
 
+    def examples(self) -> tuple[Value, ...]:
+        """Values of every kind that draw may return: all choices, or both ends."""
+        if self.kind == "choice":
+            return self.values
+        return tuple(int(e) if self.kind in ("int", "log_int") else e for e in (self.low, self.high))
+
     def _within(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 
@@ -51,10 +57,7 @@ class Axis:
         """As written in a spec."""
         if self.kind == "choice":
             return {"choice": list(self.values)}
-        ends = [self.low, self.high]
-        if self.kind in ("int", "log_int"):
-            ends = [int(e) for e in ends]
-        return {self.kind: ends, **({"step": self.step} if self.step != 1 else {})}
+        return {self.kind: list(self.examples()), **({"step": self.step} if self.step != 1 else {})}
 
 
 def parse_axis(name: str, value: Any) -> Axis:

@@ -234,8 +234,9 @@ def parse_study(text: str, *, overrides: Iterable[str] = (), source: str = "spec
     if not isinstance(space, Mapping):
         raise SpecError(f"{source} has no tune.space; expected settings and the values they may take")
     axes = {name: parse_axis(f"tune.space.{name}", value) for name, value in _flat(space).items()}
-    for name in axes:
+    for name, axis in axes.items():
         _require_searchable(name)
+        _require_type(name, axis)
     known = {f.name for f in dataclasses.fields(TuneSpec)} - {"space"}
     for key in section:
         require(str(key) in known, f"unknown key 'tune.{key}': {nearest_name(str(key), known)}")
@@ -274,3 +275,12 @@ def _require_searchable(name: str) -> None:
         f"tune.space names {name!r}, which a trial may not change: it says which data, which promise or how results "
         f"are measured; searchable: {', '.join(SEARCHABLE)}",
     )
+
+
+def _require_type(name: str, axis: Axis) -> None:
+    """Raises SpecError when what the axis draws is no value of the setting, such as fractions of a whole number."""
+    section, _, key = name.partition(".")
+    hint = typing.get_type_hints(typing.get_type_hints(RunSpec)[section])[key]
+    of_one = dataclasses.make_dataclass(section, [(key, hint)])
+    for value in axis.examples():
+        from_mapping(of_one, {key: value}, f"tune.space.{section}")

@@ -134,20 +134,27 @@ def _proxy_trial(study: StudySpec, spec: RunSpec, num_private: int, num_classes:
     """As the private run would be: its noise, clip, steps and expected batch, on the pretend-private images.
 
     The same batch of fewer records is a larger rate, so what the trial would cost them is more than the target;
-    they are public, so it costs nothing.
+    they are public, so it costs nothing. More of them than 1 / delta are given a smaller delta, which changes no noise.
     """
+    if study.tune.score_name == "proxy_accuracy" and num_classes < 2:
+        raise SpecError(
+            f"tune.objective is 'proxy_accuracy' but the images that pretend to be private have {num_classes} classes; "
+            "use labelled public images with two or more in tune.proxy.private_classes, or objective public_fid"
+        )
     real = build_plan(spec)
     rate = min(1.0, real.expected_batch_size / num_private)
+    delta = min(spec.privacy.target_delta, 1 / num_private)
     settings = {
         "privacy.sample_rate": rate,
         "privacy.nominal_size": num_private,
+        "privacy.target_delta": delta,
         "privacy.target_epsilon": _MOST_EPSILON,
         "data.num_classes": num_classes,
         "data.class_names": None,
         "knowledge_base.label_map": {},
         "sampling.class_proportions": None,
     }
-    return _stated(with_settings(spec, settings), study.tune, real.noise_multiplier, spec.privacy.target_delta)
+    return _stated(with_settings(spec, settings), study.tune, real.noise_multiplier, delta)
 
 
 def _on_subset(spec: RunSpec, study: StudySpec) -> RunSpec:
@@ -164,13 +171,16 @@ def _on_subset(spec: RunSpec, study: StudySpec) -> RunSpec:
 def _stated(spec: RunSpec, tune: TuneSpec, noise_multiplier: float, delta: float) -> TrialPlan:
     """The spec with its noise and, as target, what all its charges cost together: so much a trial may spend."""
     charges = trial_charges(spec, tune, noise_multiplier)
-    alone = math.ceil(epsilon_pld(charges, delta) * 1e6) / 1e6
+    alone = epsilon_pld(charges, delta)
     if alone > _MOST_EPSILON:
         raise SpecError(
             f"a trial with noise_multiplier {noise_multiplier:g} and sample_rate {spec.privacy.sample_rate:g} costs "
             f"epsilon {alone:.1f} on its own, over {_MOST_EPSILON:g}; use more images in its place, or fewer steps"
         )
-    settings: dict[str, Any] = {"privacy.noise_multiplier": noise_multiplier, "privacy.target_epsilon": alone}
+    settings: dict[str, Any] = {
+        "privacy.noise_multiplier": noise_multiplier,
+        "privacy.target_epsilon": _rounded_up(alone),
+    }
     return TrialPlan(spec=with_settings(spec, settings), charges=charges)
 
 
@@ -220,8 +230,13 @@ def final_spec(study: StudySpec, proposal: Proposal) -> RunSpec:
         other_charges=(*released, study_charge(study)),
     )
     charges = (*released, _training_charge(spec, noise))
-    alone = math.ceil(epsilon_pld(charges, privacy.target_delta) * 1e6) / 1e6
+    alone = _rounded_up(epsilon_pld(charges, privacy.target_delta))
     return with_settings(spec, {"privacy.noise_multiplier": noise, "privacy.target_epsilon": alone})
+
+
+def _rounded_up(epsilon: float) -> float:
+    """To 6 decimals, so that it reads well and is never less."""
+    return math.ceil(epsilon * 1e6) / 1e6
 
 
 def expected_cost(study: StudySpec) -> dict[str, Any]:

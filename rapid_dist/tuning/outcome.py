@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rapid_dist import layout
-from rapid_dist.artifacts.manifest import MANIFEST, read_manifest, write_manifest
+from rapid_dist.artifacts.manifest import MANIFEST, copy_file, read_manifest, write_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
@@ -23,6 +23,8 @@ from rapid_dist.tuning.results import TrialRow, best_row, trials_table
 from rapid_dist.tuning.trials import Trial, TrialBook
 
 BEST, TRIALS, STATEMENT, PAGE, BEST_RUN = "best.yaml", "trials.parquet", "statement.json", "study.html", "best"
+_FACTS_OF_THE_MODEL = ("steps", "completed", "noise_multiplier")
+_REMEDY = "run the study again in another folder"
 
 
 def trial_row(book: TrialBook, trial: Trial, *, ledger: Store | None) -> TrialRow:
@@ -70,9 +72,8 @@ def publish_winner(
 
     The run's `sample` and `evaluate` cost nothing more. Its statement is the study's: what the trial cost alone is not
     what it cost to find it.
+    Guarantee: what it writes does not tell the trial's name, place among the trials or ledger.
     """
-    plain = trial.spec.to_plain()
-    plain["data"] |= {"private": private.uri, "public": public.uri}
     spec = replace(trial.spec, data=replace(trial.spec.data, private=private.uri, public=public.uri))
     out.write_bytes(layout.SPEC, spec.to_yaml().encode())
     copy_artefact(pretrain, out.child(layout.PRETRAIN))
@@ -81,17 +82,18 @@ def publish_winner(
     train = out.child(layout.TRAIN)
     manifest = read_manifest(trained)
     for entry in manifest.files:
-        train.write_bytes(entry.path, trained.read_bytes(entry.path))
-    write_manifest(train, replace(manifest, facts={**manifest.facts, "statement": dict(statement)}))
+        copy_file(trained, entry, train, remedy=_REMEDY)
+    facts = {name: manifest.facts[name] for name in _FACTS_OF_THE_MODEL if name in manifest.facts}
+    write_manifest(train, replace(manifest, facts={**facts, "statement": dict(statement)}))
     return spec
 
 
 def copy_artefact(source: Store, target: Store, *, beside: Sequence[str] = ()) -> None:
     """Copies what a manifest names, then the manifest. beside: folders of small files that go with it."""
-    manifest = read_manifest(source)
-    for entry in manifest.files:
-        if not (target.exists(entry.path) and target.size(entry.path) == entry.bytes):
-            target.write_bytes(entry.path, source.read_bytes(entry.path))
+    manifest, kept = read_manifest(source), read_manifest(target)
+    if kept is None or kept.digest != manifest.digest:
+        for entry in manifest.files:
+            copy_file(source, entry, target, remedy=_REMEDY)
     for folder in beside:
         for name in source.list_files(folder):
             target.write_bytes(f"{folder}/{name}", source.read_bytes(f"{folder}/{name}"))

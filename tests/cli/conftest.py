@@ -46,14 +46,12 @@ def refused(call):
 @pytest.fixture
 def no_ray(monkeypatch):
     """Fails the test when anything asks for Ray."""
-    import rapid_dist.distributed.mapping
     import rapid_dist.distributed.session
 
     def fail():
         raise AssertionError("Ray was started for a fault that could be seen without it")
 
-    for module in (rapid_dist.distributed.session, rapid_dist.distributed.mapping):
-        monkeypatch.setattr(module, "start_ray", fail)
+    monkeypatch.setattr(rapid_dist.distributed.session, "start_ray", fail)
 
 
 @pytest.fixture

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.step import PrivateStep
 from rapid_dist.training.private_loop import learning_rate_factor
 from tests.training.helpers import (
     Place,
+    begin_attempt,
     flat_weights,
     make_plan,
     make_records,
     make_state,
     make_training,
+    returned,
     run_group,
+    run_workers,
     take,
+    train,
 )
 
 
@@ -145,3 +151,58 @@ def test_the_learning_rate_is_constant_and_then_falls_in_a_line_to_zero():
     assert factors == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
     never = make_training(steps=10, decay_fraction=0.0)
     assert [learning_rate_factor(step, never) for step in range(10)] == [1.0] * 10
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_on_block_is_heard_on_every_worker_after_each_paid_block_with_the_state_that_was_saved(place, world_size):
+    records, heard = make_records(12), [[] for _ in range(world_size)]
+    training, plan = make_training(steps=5, checkpoint_every=2), make_plan()
+    first = begin_attempt(place.ledger, plan)
+
+    def work(collective):
+        def on_block(state):
+            saved = place.checkpoints.latest() if collective.rank == 0 else None
+            heard[collective.rank].append((state.step, flat_weights(state), saved, place.charges))
+
+        mine = first if collective.rank == 0 else replace(first, ledger=None)
+        part = take(records, range(collective.rank, 12, world_size))
+        return train(
+            make_state(), part, mine, place.checkpoints, collective=collective, training=training, on_block=on_block
+        )
+
+    assert returned(run_workers(world_size, work)) == [True] * world_size
+    for blocks in heard:
+        assert [step for step, *_ in blocks] == [2, 4, 5]
+    for step, weights, saved, charges in heard[0]:
+        kept = make_state()
+        kept.load_bytes(saved)
+        assert kept.step == step
+        assert torch.equal(flat_weights(kept), weights)
+        assert sum(c.num_steps for c in charges) >= step
+    for one, other in zip(heard[0], heard[-1], strict=True):
+        assert torch.equal(one[1], other[1])
+
+
+def test_on_block_hears_of_a_block_that_the_budget_cut_short_and_of_none_that_was_not_paid(place):
+    plan = make_plan(target_epsilon=epsilon_pld([make_plan().training_charge(3)], 1e-3) + 1e-6)
+    training, steps = make_training(steps=6, checkpoint_every=2), []
+    finished = train(
+        make_state(),
+        make_records(12),
+        begin_attempt(place.ledger, plan),
+        place.checkpoints,
+        plan=plan,
+        training=training,
+        on_block=lambda state: steps.append(state.step),
+    )
+    assert not finished
+    assert steps == [2, 3]
+
+
+def test_what_on_block_looks_at_changes_nothing(place, on_one_worker):
+    def on_block(state):
+        state.averaged_weights()
+        torch.randn(100)
+
+    (state,) = run_group(place, [make_records(12)], on_block=on_block)
+    assert torch.equal(flat_weights(state), on_one_worker[0])
