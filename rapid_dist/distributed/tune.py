@@ -54,7 +54,8 @@ def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
             open_desk(trials.handle) as desk,
             mailbox(say, name="trial-lines") as lines,
         ):
-            _search(trials, count, desk, None if study.is_secret else lines)
+            if count:  # a Poisson draw may be none
+                _search(trials, count, desk, None if study.is_secret else lines)
         return _conclude(study)
 
 

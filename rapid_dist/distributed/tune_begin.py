@@ -143,6 +143,7 @@ class TrialDesk:
                 "rung": f"{donor['job']} {donor['step']}",
             },
         )
+        self.book.forget_rungs(trial.name, after=donor["step"])
         CheckpointFolder(self.book.folder(trial.name).child(f"{clone.train_folder}/checkpoints")).adopt(data)
         return clone
 

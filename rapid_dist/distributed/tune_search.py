@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 from rapid_dist.errors import InputError
@@ -60,13 +62,23 @@ def make_scheduler(study: StudySpec) -> Any:
             reduction_factor=tune.reduction_factor,
         )
     if tune.scheduler == "pbt":
-        mutations = {name: tune_domain(axis) for name, axis in tune.space.items()}
+        # A list makes PBT step to a neighbour; from a range it multiplies, and _within brings it back.
+        mutations = {
+            name: list(axis.values) if axis.kind == "choice" else tune_domain(axis) for name, axis in tune.space.items()
+        }
         return PopulationBasedTraining(
             time_attr="training_iteration",
             perturbation_interval=1,
             hyperparam_mutations={"point": {"proposal": mutations}},
+            custom_explore_fn=functools.partial(_within, tune.space),
         )
     return FIFOScheduler()
+
+
+def _within(space: Mapping[str, Axis], config: dict[str, Any]) -> dict[str, Any]:
+    """What PBT proposes, brought back onto the axes of the space."""
+    proposal = {name: space[name].nearest(value) for name, value in config["point"]["proposal"].items()}
+    return {**config, "point": {**config["point"], "proposal": proposal}}
 
 
 def tune_domain(axis: Axis) -> Any:
@@ -82,5 +94,5 @@ def tune_domain(axis: Axis) -> Any:
     if axis.kind == "log_int":
         return tune.lograndint(int(axis.low), int(axis.high) + 1)
     if axis.step > 1:
-        return tune.qrandint(int(axis.low), int(axis.high), axis.step)
+        return tune.choice(list(range(int(axis.low), int(axis.high) + 1, axis.step)))
     return tune.randint(int(axis.low), int(axis.high) + 1)

@@ -160,13 +160,12 @@ class Study:
         return plan_trial(self.spec, proposal, already=self._already(), trials_left=max(1, left))
 
     def _already(self) -> tuple[Charge, ...]:
-        """What earlier trials charged, and what those that run may still charge."""
+        """What earlier trials charged, in all generations, and all that those that run may charge."""
         ledger = self.trials_ledger()
-        charges: list[Charge] = []
-        for trial in self.book.all():
-            is_over = self.book.ending(trial.name) is not None
-            charges += ledger.charges_of(trial.job) if is_over else trial.charges
-        return tuple(charges)
+        running = {t.job: t for t in self.book.all() if self.book.ending(t.name) is None}
+        jobs = [job for job in ledger.jobs if job.startswith(f"{self.name}/") and job not in running]
+        over = [charge for job in jobs for charge in ledger.own_charges_of(job)]
+        return (*over, *(charge for trial in running.values() for charge in trial.charges))
 
     def trials_ledger(self) -> Ledger:
         """Where trials pay one by one: the data set's ledger, or the subset's."""

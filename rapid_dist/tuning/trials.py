@@ -10,7 +10,7 @@ from typing import Any
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.specs import RunSpec, parse_spec
-from rapid_dist.tuning.scorer import read_rungs
+from rapid_dist.tuning.scorer import read_rungs, rung_checkpoint, rung_file
 
 TRIAL, ENDED = "trial.json", "ended.json"
 
@@ -103,6 +103,14 @@ class TrialBook:
         """How a trial ended: status, reason, seconds; None while it has not."""
         folder = self.folder(name)
         return json.loads(folder.read_bytes(ENDED)) if folder.exists(ENDED) else None
+
+    def forget_rungs(self, name: str, *, after: int) -> None:
+        """Drops the scores, and the checkpoints beside them, of steps that the trial will take again."""
+        folder = self.folder(name)
+        for step, _ in read_rungs(folder):
+            if step > after:
+                folder.delete(rung_file(step))
+                folder.delete(rung_checkpoint(step))
 
     def rungs(self, name: str) -> tuple[tuple[int, float], ...]:
         """The scores of a trial, by step."""
