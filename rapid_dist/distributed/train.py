@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +22,11 @@ from rapid_dist.distributed.metrics import relayed_recorder
 from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.errors import PrivacyError
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter, group_started
 from rapid_dist.privacy.ledger import join_ledger, read_ledger
+from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import count_votes, noise_histogram
 from rapid_dist.privacy.statement import build_statement, not_private_reasons
@@ -98,6 +100,8 @@ def run_train(
     if folder.finished is not None:
         return folder.finished
     options = options or TrainOptions()
+    if spec.privacy.study is not None:
+        options = replace(options, terms={**options.terms, **_study_terms(read_ledger(ledger), spec.privacy.study)})
     plan = build_plan(spec)
     plan.planned_epsilon()
     job = options.job or _job_of(out)
@@ -140,7 +144,7 @@ def run_train(
                 f"{plan.target_epsilon:g} (restarts used up the spare steps)",
             )
         )
-    statement = build_statement(plan, paid.of_job(job))
+    statement = _statement(spec, plan, paid, job)
     return folder.finish(
         privacy_class="dp",
         files=[FileEntry(**f) for f in answer["files"]],
@@ -155,6 +159,24 @@ def run_train(
         },
         not_private_reasons=not_private_reasons(plan),
     )
+
+
+def _statement(spec: RunSpec, plan: PrivacyPlan, paid: Ledger, job: str) -> dict[str, Any]:
+    """The promise of this job; of a run whose settings a study found, that of both together."""
+    study = spec.privacy.study
+    if study is None:
+        return build_statement(plan, paid.of_job(job))
+    target = _study_terms(paid, study)["study_target_epsilon"]
+    return build_statement(replace(plan, target_epsilon=target), paid.of_study(study))
+
+
+def _study_terms(ledger: Ledger, study: str) -> dict[str, Any]:
+    if study not in ledger.studies:
+        raise PrivacyError(
+            f"privacy.study is {study!r}, which the data set's ledger does not know; run best.yaml on the data set "
+            "that the study ingested, or leave it out"
+        )
+    return ledger.studies[study]
 
 
 def _job_of(out: Store) -> str:
@@ -205,7 +227,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         job=job,
         debug_fixed_key=spec.privacy.debug_fixed_key,
         attempt_terms=arguments.get("terms", {}),
-        statement_fn=lambda: client.statement_line(plan, job=job),
+        statement_fn=lambda: client.statement_line(plan, job=job, study=spec.privacy.study),
         collective=collective,
     )
     inputs = agree(

@@ -192,6 +192,7 @@ def _best_spec(study: Study, best: TrialRow, statement: Mapping[str, Any] | None
         if study.mode == SUBSET:
             # The ledger that the trials were paid in is that of the ingested data set.
             data = replace(data, private=study.run.private.uri)
+            spec = replace(spec, privacy=replace(spec.privacy, study=study.name))
         return replace(spec, data=data)
     trial = study.book.get(best.trial)
     artefacts = study.shared.of(trial.spec)

@@ -13,7 +13,7 @@ from rapid_dist.privacy.budget import Budget
 from rapid_dist.privacy.charges import AnyCharge, Charge
 from rapid_dist.privacy.job_ledger import JobLedger, StudyLedger
 from rapid_dist.privacy.ledger_chain import Chain
-from rapid_dist.privacy.ledger_entry import Entry
+from rapid_dist.privacy.ledger_entry import STUDY_TERMS, Entry
 from rapid_dist.privacy.lineage import INHERITS, STUDY, counted_for_job, counted_for_study, own_charges
 from rapid_dist.privacy.paid import PaidSteps
 
@@ -23,8 +23,8 @@ DEFAULT_JOB = "run"
 class Ledger:
     """The entries of one folder. Made by open_ledger, join_ledger or read_ledger, not directly.
 
-    Guarantee: epsilon is a function of the entries alone; an entry once written is never changed or removed,
-    so spent_epsilon never falls, whatever crashes; nothing written depends on private records.
+    Guarantee: epsilon is a function of the entries alone; an entry is never changed or removed, so spent_epsilon
+    never falls, whatever crashes; nothing written depends on private records.
     """
 
     def __init__(self, store: Store, *, is_read_only: bool):
@@ -62,9 +62,9 @@ class Ledger:
         return tuple(dict.fromkeys(body["job"] for body in self._bodies("attempt")))
 
     @property
-    def studies(self) -> tuple[str, ...]:
-        """The studies that attempts name, in the order they first came."""
-        return tuple(dict.fromkeys(plan[STUDY] for plan in self.attempts if STUDY in plan))
+    def studies(self) -> dict[str, dict[str, Any]]:
+        """The studies that attempts name, in the order they first came, each with the STUDY_TERMS it was begun on."""
+        return {plan[STUDY]: {term: plan[term] for term in STUDY_TERMS} for plan in self.attempts if STUDY in plan}
 
     @property
     def spent_steps(self) -> int:
@@ -120,9 +120,8 @@ class Ledger:
         """Writes down a new attempt of a job and returns its number, counted from 1 and durable on return.
 
         plan: public settings, ready for JSON; its target_epsilon and target_delta, when given, limit the job
-        within the dataset's budget. Its study, study_target_epsilon and study_target_delta limit all attempts that
-        name the study together. Its inherits, {"job": donor, "entry": digest}, counts the donor's charges up to and
-        including that entry for this job too, for one that goes on from the donor's checkpoint.
+        within the dataset's budget. Its STUDY_TERMS limit all attempts that name the study together. Its inherits,
+        {"job": donor, "entry": digest}, counts the donor's charges up to and including that entry for this job too.
         planned: what a job that begins means to charge in all. Every restart is a new attempt with fresh inclusion
         and noise. request: a name of this call, to make it again safely.
         Raises BudgetExceededError, with nothing written, when the planned charges do not fit; StorageError.
@@ -173,9 +172,8 @@ class Ledger:
         def body() -> dict[str, Any]:
             self._refuse_used_steps(charge, attempt, first_step)
             job, plan = self._job_of(attempt)
-            is_stepwise = isinstance(charge, Charge)
-            what = f"{charge.num_steps} more steps of {charge.purpose}" if is_stepwise else charge.purpose
-            self._refuse_overspending((charge,), job, plan, what=what)
+            steps = f"{charge.num_steps} more steps of " if isinstance(charge, Charge) else ""
+            self._refuse_overspending((charge,), job, plan, what=f"{steps}{charge.purpose}")
             return {"attempt": attempt, "first_step": first_step, "charge": charge.to_dict()}
 
         paid = _receipt(self._append("charge", body, request))

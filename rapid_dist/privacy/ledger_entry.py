@@ -92,8 +92,8 @@ def _check_attempt(before: Sequence[Entry], *, attempt: int, job: str, plan: dic
         raise ValueError(f"attempt {attempt} after {num_attempts} attempts; expected the next number and a plan")
     if not isinstance(job, str) or not job:
         raise ValueError(f"job is {job!r}; expected the name of the job that the attempt belongs to")
-    if any(name in plan for name in _STUDY_TERMS):
-        _check_study(before, **{name: plan.get(name) for name in _STUDY_TERMS})
+    if any(name in plan for name in STUDY_TERMS):
+        _check_study(before, **{name: plan.get(name) for name in STUDY_TERMS})
     if "inherits" in plan:
         _check_inherits(before, **plan["inherits"])
 
@@ -134,5 +134,5 @@ def _num_attempts(entries: Sequence[Entry]) -> int:
     return sum(entry.kind == "attempt" for entry in entries)
 
 
-_STUDY_TERMS = ("study", "study_target_epsilon", "study_target_delta")
+STUDY_TERMS = ("study", "study_target_epsilon", "study_target_delta")
 _BODY_CHECKS = {"open": _check_open, "attempt": _check_attempt, "charge": _check_charge}

@@ -176,6 +176,7 @@ class PrivacySpec:
     spare_steps: int = 0  # steps paid for beforehand that restarts may lose
     votes_noise_multiplier: float | None = None  # noisy class votes over public prototypes; None: no release
     noise_multiplier: float | None = None  # of training; None: the least that fits the target, found by calibration
+    study: str | None = None  # a study in the dataset's ledger whose charges this run's statement counts as well
     debug_fixed_key: int | None = None  # deterministic noise: stamps NOT PRIVATE on everything
 
     def __post_init__(self) -> None:

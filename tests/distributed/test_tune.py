@@ -178,3 +178,7 @@ def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(ray_clu
     after = read_ledger(run.ledger)
     assert after.charges[0] == charge
     assert charge.bound[0] < after.spent_epsilon() <= study.run.privacy.target_epsilon
+    # The final run's settings came of the trials, so its statement counts them.
+    stated = read_manifest(run.store(layout.TRAIN)).facts["statement"]
+    assert stated["epsilon"] == pytest.approx(after.spent_epsilon())
+    assert stated["target_epsilon"] == study.run.privacy.target_epsilon

@@ -82,7 +82,7 @@ def test_a_study_killed_and_reopened_counts_every_started_trial(store, ledger):
     view = read_ledger(store).of_study("s")
     assert [c.num_steps for c in view.charges] == [10, 10, 7]
     assert len(view.attempts) == 4
-    assert read_ledger(store).studies == ("s",)
+    assert list(read_ledger(store).studies) == ["s"]
     assert epsilon_pld(view.charges, DELTA) == read_ledger(store).spent_epsilon()
 
 
