@@ -56,8 +56,6 @@ def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, pos
         # Said first: a scheduler may end a trial at its last report.
         desk.ask("ended", trial=terms["trial"], status="finished", reason="")
         _report(terms, *read_rungs(Store(terms["folder"]))[-1])
-    except errors.BudgetExceededError as error:
-        _give_up(desk, context.get_trial_id(), error)
     except (errors.SpecError, errors.InputError, errors.PrivacyError) as error:
         _give_up(desk, context.get_trial_id(), error)
 
