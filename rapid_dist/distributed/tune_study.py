@@ -132,6 +132,7 @@ class Study:
         """
         charge, ledger = study_charge(self.spec), self.ledger()
         if charge is None:
+            self._require_room_for_trials(ledger)
             return None
         paid = ledger.paid_before(charge, job=self.name)
         if paid is None:
@@ -139,6 +140,14 @@ class Study:
             attempt = ledger.begin_attempt(plan, job=self.name, planned=(charge,))
             paid = ledger.charge(charge, attempt=attempt)
         return paid
+
+    def _require_room_for_trials(self, ledger: Ledger) -> None:
+        """Raises BudgetExceededError when trials like the first would exceed what the data set has left."""
+        count = self.spec.tune.num_trials
+        if self.name not in ledger.studies:
+            first = plan_trial(self.spec, {}, trials_left=count)
+            plan = {**self.plan().to_plain(), **self.terms()}
+            ledger.require_room(first.charges * count, job=self.name, plan=plan)
 
     def terms(self) -> dict[str, Any]:
         """What attempts say of the study, by which the ledger limits all of them together."""
