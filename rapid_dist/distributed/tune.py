@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -70,7 +71,8 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), claim
     )
-    with tune_watch.watching(trials):
+    with tune_watch.watching(trials), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # trials' actors are not reused
         results = _tuner(trials.study, trainable, count).fit()
     _mark_ended(trials, results)
 
