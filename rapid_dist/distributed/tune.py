@@ -18,6 +18,7 @@ from rapid_dist.distributed.tune_desk import open_desk
 from rapid_dist.distributed.tune_search import candidates, make_scheduler, make_searcher
 from rapid_dist.distributed.tune_study import Study
 from rapid_dist.distributed.tune_trial import run_trial
+from rapid_dist.distributed.worker_group import interruptible
 from rapid_dist.errors import InputError
 from rapid_dist.privacy.statement import build_statement
 from rapid_dist.specs import RuntimeSpec
@@ -71,7 +72,8 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), claim
     )
-    with tune_watch.watching(trials), warnings.catch_warnings():
+    # Ray Tune's handler of Ctrl-C lets the study end in order, and would stay behind afterwards.
+    with interruptible(), tune_watch.watching(trials), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # trials' actors are not reused
         results = _tuner(trials.study, trainable, count).fit()
     _mark_ended(trials, results)

@@ -77,7 +77,7 @@ def run_workers(
                     failure_config=FailureConfig(max_failures=runtime.max_failures),
                 ),
             )
-            with _interruptible():
+            with interruptible():
                 return trainer.fit()
 
         for failures in range(runtime.max_failures + 1):
@@ -99,7 +99,7 @@ def run_workers(
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C raises KeyboardInterrupt. Ray Train's handler would end the process with code 1, and outlives the fit.
 
     So does SIGTERM, by which a Ray job is stopped: an elastic fit that is not aborted keeps its claim on the cluster's

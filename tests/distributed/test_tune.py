@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,11 @@ def test_the_same_call_again_changes_nothing(proxy):
     again = run_study(study, out)
     assert [t["rungs"] for t in again["trials"]] == [t["rungs"] for t in answer["trials"]]
     assert [t["attempts"] for t in again["trials"]] == [t["attempts"] for t in answer["trials"]]
+
+
+def test_ctrl_c_interrupts_again_after_a_study(proxy):
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_another_study_into_the_same_folder_is_refused(proxy):

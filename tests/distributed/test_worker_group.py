@@ -11,7 +11,7 @@ import pytest
 from ray.train.v2.api.exceptions import ControllerError
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.worker_group import _interruptible, run_workers
+from rapid_dist.distributed.worker_group import interruptible, run_workers
 from rapid_dist.errors import RapidDistError, SpecError
 from rapid_dist.specs import RuntimeSpec
 
@@ -133,6 +133,6 @@ def test_a_group_that_never_fits_a_local_ray_is_refused(ray_cluster):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_from_outside_is_an_interrupt_and_the_handlers_come_back(number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _interruptible():
+    with pytest.raises(KeyboardInterrupt), interruptible():
         signal.raise_signal(number)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

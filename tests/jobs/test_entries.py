@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rapid_dist.pipeline import STAGES, Run
 
@@ -27,8 +28,21 @@ def run_entry(monkeypatch):
     return run
 
 
-def test_there_is_an_entry_for_each_stage_and_one_for_all():
-    assert {path.stem for path in JOBS.glob("*.py")} == set(ENTRIES)
+def test_there_is_an_entry_for_each_stage_one_for_all_and_one_for_studies():
+    assert {path.stem for path in JOBS.glob("*.py")} == {*ENTRIES, "sweep"}
+
+
+def test_the_entry_of_studies_runs_one_and_ends_with_one_json_line(run_entry, monkeypatch, spec_file, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr("rapid_dist.distributed.tune.run_study", lambda *a: asked.append(a) or {"study": "done"})
+    settings = yaml.safe_load(spec_file().read_text()) | {"tune": {"space": {"schedule.split_step": [50, 60]}}}
+    spec = tmp_path / "study.yaml"
+    spec.write_text(yaml.safe_dump(settings))
+    assert run_entry("sweep", "--spec", spec, "--out", tmp_path / "out", "--set", "tune.num_trials=3") == 0
+    ((study, out),) = asked
+    assert study.tune.num_trials == 3
+    assert out.uri == str(tmp_path / "out")
+    assert capsys.readouterr().out == '{"study": "done"}\n'
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -46,7 +60,7 @@ def test_an_entry_runs_its_stages_with_the_settings_given(run_entry, monkeypatch
     assert capsys.readouterr().out == f'{{"out": "{out}", "stages": []{report}}}\n'
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", [*ENTRIES, "sweep"])
 def test_an_absent_spec_is_one_line(run_entry, capsys, tmp_path, name):
     assert run_entry(name, "--spec", tmp_path / "none.yaml", "--out", tmp_path / "out") == 2
     line = capsys.readouterr().err
