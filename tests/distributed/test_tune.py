@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -146,7 +147,8 @@ def test_the_winner_is_a_run_that_is_trained_already(composed):
     assert stated["epsilon"] == answer["statement"]["epsilon"]
 
 
-def test_repeat_select_pays_once_and_shows_the_winner_alone(ray_cluster, study_of, tmp_path, capfd):
+def test_repeat_select_pays_once_and_shows_the_winner_alone(composed, study_of, tmp_path, capfd):
+    shutil.copytree(composed[1].path("shared"), tmp_path / "private" / "shared")
     study = study_of(space=LEARNING_RATE, mode="repeat_select", selection={"num_runs": "geometric", "mean_runs": 1.5})
     out = Store(tmp_path)
     answer = run_study(study, out)
@@ -165,7 +167,8 @@ def test_repeat_select_pays_once_and_shows_the_winner_alone(ray_cluster, study_o
     assert "split_step" not in said
 
 
-def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(ray_cluster, study_of, tmp_path):
+def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(composed, study_of, tmp_path):
+    shutil.copytree(composed[1].path("shared"), tmp_path / "shared")
     study = study_of(space=LEARNING_RATE, mode="subset", subset={"sample_rate": 0.5, "epsilon": 6.0})
     out = Store(tmp_path)
     answer = run_study(study, out)
@@ -180,6 +183,8 @@ def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(ray_clu
     # Its delta is below the target's, so at the target it comes to a little less than its own epsilon.
     assert 0.99 * charge.bound[0] < answer["statement"]["epsilon"] <= charge.bound[0]
     run = Run(parse_spec(out.read_bytes("best.yaml").decode()), out.child("final"))
+    (made,) = (tmp_path / "shared").glob("public-models-*")
+    shutil.copytree(made, run.store(layout.PRETRAIN).uri)
     run.run_stages(("ingest", "pretrain", "build-kb", "train"))
     after = read_ledger(run.ledger)
     assert after.charges[0] == charge
