@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -30,9 +31,7 @@ from rapid_dist.tuning.results import TrialRow, best_row
 from rapid_dist.tuning.table import LiveTable, table_lines
 
 _TUNE, _NAME = "tune", "study"
-_TRIAL_MEMORY = (
-    1_048_576  # bytes; a trial's driver asks for something, since Ray Tune refuses one that asks for nothing
-)
+_TRIAL_MEMORY = 1_048_576  # bytes a trial's driver asks for: Ray Tune refuses one that asks for nothing
 
 
 def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
@@ -72,6 +71,8 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, study=trials.study.spec, desk=desk, post=lines), claim
     )
+    if trials.study.is_secret:  # it names the trials that did not end
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL + 1)
     # Ray Tune's handler of Ctrl-C lets the study end in order, and would stay behind afterwards.
     with interruptible(), tune_watch.watching(trials), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # trials' actors are not reused

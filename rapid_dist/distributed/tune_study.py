@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rapid_dist import layout
@@ -14,7 +15,7 @@ from rapid_dist.distributed.tune_shared import SharedArtefacts
 from rapid_dist.errors import ArtifactError
 from rapid_dist.pipeline import Run, ingest_datasets
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import join_ledger, open_ledger
+from rapid_dist.privacy.ledger import join_ledger, open_ledger, read_ledger
 from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.paid import PaidSteps
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
@@ -22,7 +23,7 @@ from rapid_dist.privacy.study import draw_num_runs
 from rapid_dist.specs import RunSpec
 from rapid_dist.specs.parsing import differing_keys
 from rapid_dist.specs.tuning import COMPOSE, PUBLIC_PROXY, REPEAT_SELECT, SUBSET, StudySpec, parse_study
-from rapid_dist.tuning.costs import TrialPlan, plan_trial, study_budget, study_charge
+from rapid_dist.tuning.costs import TrialPlan, exceeds_plan, plan_trial, study_budget, study_charge
 from rapid_dist.tuning.outcome import trial_row
 from rapid_dist.tuning.results import TrialRow
 from rapid_dist.tuning.trials import Trial, TrialBook
@@ -110,8 +111,16 @@ class Study:
         return int(json.loads(self.work.read_bytes(DRAWN))["seed"]) if self.is_secret else self.spec.tune.seed
 
     def row(self, trial: Trial) -> TrialRow:
-        """What is known of a trial."""
-        return trial_row(self.book, trial, ledger=None if self.mode == PUBLIC_PROXY else self.ledger_of(trial))
+        """What is known of a trial.
+
+        Guarantee: under repeat_select a trial that restarts made use more of any mechanism than the study paid for has
+        failed, so it is not the winner and never leaves.
+        """
+        store = None if self.mode == PUBLIC_PROXY else self.ledger_of(trial)
+        row = trial_row(self.book, trial, ledger=store)
+        if self.is_secret and store.exists() and exceeds_plan(read_ledger(store).charges, trial.charges):
+            return replace(row, status="failed", reason="restarts used a mechanism more often than was paid for")
+        return row
 
     def rows(self) -> list[TrialRow]:
         """What is known of all trials that ever began."""

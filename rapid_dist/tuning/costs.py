@@ -11,7 +11,7 @@ from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.charges import Charge, merge_charges
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import histogram_charge
 from rapid_dist.privacy.study import calibrate_best_run, compose_noise_multiplier
@@ -260,3 +260,14 @@ def expected_cost(study: StudySpec) -> dict[str, Any]:
         if tune.cost_mode == SUBSET:
             words += f"; the final run may bring it to {privacy.target_epsilon:g} at delta {privacy.target_delta:g}"
     return {"words": words, "noise_multiplier": noise}
+
+
+def exceeds_plan(charged: Sequence[Charge], planned: Sequence[Charge]) -> bool:
+    """Whether any mechanism was used more often than planned, whatever the epsilon of all together.
+
+    The bound of repeat_select is of the planned mechanisms at every Renyi order, so an equal epsilon at one delta made
+    of other mechanisms is not covered by it.
+    """
+    room = {(c.mechanism, c.sample_rate, c.noise_multiplier): c.num_steps for c in merge_charges(planned)}
+    used = {(c.mechanism, c.sample_rate, c.noise_multiplier): c.num_steps for c in merge_charges(charged)}
+    return any(steps > room.get(key, 0) for key, steps in used.items())

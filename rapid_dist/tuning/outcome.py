@@ -14,7 +14,6 @@ from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
 from rapid_dist.specs import RunSpec
 from rapid_dist.specs.tuning import PUBLIC_PROXY, StudySpec
-from rapid_dist.training.state import CheckpointFolder, checkpoint_notes
 from rapid_dist.tuning import modes_text
 from rapid_dist.tuning.page import study_page
 from rapid_dist.tuning.plots import noise_over_steps, parallel_coordinates, score_over
@@ -98,12 +97,6 @@ def copy_artefact(source: Store, target: Store, *, beside: Sequence[str] = ()) -
         for name in source.list_files(folder):
             target.write_bytes(f"{folder}/{name}", source.read_bytes(f"{folder}/{name}"))
     target.write_bytes(MANIFEST, source.read_bytes(MANIFEST))
-
-
-def donor_entry(train: Store) -> str | None:
-    """The ledger entry that the newest checkpoint in a train folder was paid with."""
-    data = CheckpointFolder(train.child("checkpoints")).latest()
-    return None if data is None else checkpoint_notes(data)["ledger_entry"]
 
 
 def study_facts(study: StudySpec, rows: Sequence[TrialRow], reused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

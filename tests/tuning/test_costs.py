@@ -17,6 +17,7 @@ from rapid_dist.privacy.selection import epsilon_of_best_run
 from rapid_dist.tuning.costs import (
     ACCURACY,
     TrialPlan,
+    exceeds_plan,
     expected_cost,
     final_spec,
     plan_trial,
@@ -287,3 +288,14 @@ def test_the_cost_that_is_said_beforehand_is_the_one_that_is_charged(mode, said)
         assert f"epsilon {charge.bound[0]:.4f} at delta {charge.bound[1]:g}" in cost["words"]
     first = plan_trial(study, {}, num_private=1000, num_classes=2, trials_left=3)
     assert cost["noise_multiplier"] == first.spec.privacy.noise_multiplier
+
+
+def test_a_trial_exceeds_its_plan_by_any_one_mechanism_whatever_the_rest():
+    def charge(sigma, steps):
+        return Charge(mechanism="gaussian", noise_multiplier=sigma, num_steps=steps, purpose="x")
+
+    planned = [charge(5.0, 10), charge(20.0, 1)]
+    assert not exceeds_plan(planned, planned)
+    assert not exceeds_plan([charge(5.0, 4), charge(5.0, 6)], planned)
+    assert exceeds_plan([charge(5.0, 2), charge(20.0, 2)], planned)
+    assert exceeds_plan([charge(21.0, 1)], planned)
