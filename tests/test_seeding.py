@@ -121,8 +121,6 @@ def test_seeds_do_not_change_between_versions():
     assert draw_integers(0, "t", np.array([5]), 3, below=100).tolist() == [[33, 17, 15]]
 
 
-
-
 def test_generators_of_one_address_agree_and_leave_the_global_ones_alone():
     before = torch.random.get_rng_state()
     a, b = (torch.randn(5, generator=make_generator(0, "x", 3)) for _ in range(2))

@@ -62,9 +62,7 @@ def run_ingest(
             "or set data.num_classes to 0"
         )
     # A source that was refused asks for other settings (skip_corrupt, image_size): they may use the same folder.
-    folder = StageFolder(
-        out, stage=INGEST, spec=spec, inputs=inputs, disposable=("parts", f"progress-{INGEST}")
-    )
+    folder = StageFolder(out, stage=INGEST, spec=spec, inputs=inputs, disposable=("parts", f"progress-{INGEST}"))
     if folder.finished is not None:
         return folder.finished
     results = map_parts(
@@ -105,9 +103,7 @@ def _make_unit_reader(
 
     def read_unit(index: int) -> dict[str, Any]:
         unit = units[index]
-        decoded = decode_unit(
-            unit, image_size=image_size, num_channels=num_channels, skip_corrupt=skip_corrupt
-        )
+        decoded = decode_unit(unit, image_size=image_size, num_channels=num_channels, skip_corrupt=skip_corrupt)
         dropped = 0
         if digests is not None and len(decoded.example_id):
             decoded, dropped = drop_equal(decoded, digests)

@@ -253,9 +253,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     scorer: Scorer | None = arguments.get("scorer")
 
     def block_end(state: TrainState) -> BlockEnd:
-        return BlockEnd(
-            state=state, inputs=inputs, votes=votes, attempt=attempt, collective=collective, device=device
-        )
+        return BlockEnd(state=state, inputs=inputs, votes=votes, attempt=attempt, collective=collective, device=device)
 
     state, completed = train_attempt(
         model,

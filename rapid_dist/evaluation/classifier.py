@@ -109,9 +109,7 @@ def predict(model: SmallCnn, images: np.ndarray, batch_size: int = 1024) -> np.n
     return torch.cat(parts).numpy()
 
 
-def accuracy_of(
-    model: SmallCnn, images: np.ndarray, labels: np.ndarray, batch_size: int = 1024
-) -> AccuracyResult:
+def accuracy_of(model: SmallCnn, images: np.ndarray, labels: np.ndarray, batch_size: int = 1024) -> AccuracyResult:
     """Returns accuracy, per-class accuracy and the interval on labelled test images.
 
     images: (N, C, H, W) uint8; labels: (N,) integers in [0, num_classes).
@@ -133,9 +131,7 @@ def summarise_confusion(counts: np.ndarray) -> AccuracyResult:
     """Returns the accuracies a confusion matrix implies. counts: (K, K) integers, rows are true classes."""
     num_examples, num_right = int(counts.sum()), int(np.trace(counts))
     low, high = wilson_interval(num_right, num_examples)
-    per_class = tuple(
-        float(counts[k, k] / total) if total else None for k, total in enumerate(counts.sum(axis=1))
-    )
+    per_class = tuple(float(counts[k, k] / total) if total else None for k, total in enumerate(counts.sum(axis=1)))
     return AccuracyResult(
         accuracy=num_right / num_examples,
         per_class=per_class,

@@ -32,9 +32,7 @@ class EmbeddedSources:
     test: str
 
 
-def write_embedded_sources(
-    folder: str | os.PathLike[str], *, num_glyphs_per_class: int = 600
-) -> EmbeddedSources:
+def write_embedded_sources(folder: str | os.PathLike[str], *, num_glyphs_per_class: int = 600) -> EmbeddedSources:
     """Writes the three files that are absent, each whole or not at all; same call, same bytes.
 
     Raises InputError when public.npz is there with another number of glyphs.

@@ -22,9 +22,7 @@ _ABSENT_CHARACTER = "\U0010fffd"
 _ELASTIC_KNOTS = 5
 
 
-def render_glyphs(
-    characters: str, *, num_per_class: int, image_size: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def render_glyphs(characters: str, *, num_per_class: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws each character num_per_class times, white on black, filling the height of the image.
 
     Every image has its own random font, slant, rotation, width, stroke thickness and smooth elastic

@@ -21,9 +21,7 @@ def check_class_names(class_names: tuple[str, ...] | None) -> None:
         raise SpecError(f"data.class_names repeats {repeated}; name every class once")
 
 
-def class_indices(
-    labels: Iterable[int | str | None], *, class_names: tuple[str, ...] | None, where: str
-) -> list[int]:
+def class_indices(labels: Iterable[int | str | None], *, class_names: tuple[str, ...] | None, where: str) -> list[int]:
     """The class index of each label: text is looked up, integers are bounded by the class names.
 
     None and -1 both mean that an example has no label and become -1.

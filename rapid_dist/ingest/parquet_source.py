@@ -69,9 +69,7 @@ def read_parquet_unit(unit: SourceUnit) -> Iterator[tuple[str, bytes | np.ndarra
     """
     with _opened(unit.uri) as parquet:
         columns = [name for name in ("image", "label") if name in parquet.schema_arrow.names]
-        batches = parquet.iter_batches(
-            _ROWS_PER_BATCH, row_groups=[unit.row_group], columns=columns, use_threads=False
-        )
+        batches = parquet.iter_batches(_ROWS_PER_BATCH, row_groups=[unit.row_group], columns=columns, use_threads=False)
         row = 0
         for batch in batches:
             wanted = range(max(unit.row_start, row), min(unit.row_stop, row + batch.num_rows))

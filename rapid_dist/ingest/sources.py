@@ -44,9 +44,7 @@ def discover(uri: str, *, class_names: tuple[str, ...] | None = None) -> Source:
 
 def _discover_folder(store: Store, class_names: tuple[str, ...] | None) -> Source:
     tables = [
-        name
-        for name in store.list_files()
-        if name.lower().endswith(".parquet") and not name.startswith((".", "_"))
+        name for name in store.list_files() if name.lower().endswith(".parquet") and not name.startswith((".", "_"))
     ]
     images = list_images(store)
     folders = list_folders(store)

@@ -27,9 +27,7 @@ def draw(*shape, seed=0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def sample(
-    *, eta: float, num_steps: int = 100, num_samples: int = 20_000, denoiser=optimal_noise
-) -> torch.Tensor:
+def sample(*, eta: float, num_steps: int = 100, num_samples: int = 20_000, denoiser=optimal_noise) -> torch.Tensor:
     timesteps = full_timesteps(SCHEDULE, num_steps)
     step_noise = draw(num_samples, len(timesteps) - 1, 1, seed=1) if eta else None
     return run_ddim(
@@ -61,10 +59,9 @@ def exact_moments(eta: float, num_steps: int = 100) -> tuple[float, float]:
 def fits(x0: torch.Tensor, mean: float, variance: float) -> bool:
     """Whether mean and variance of the samples are within 4 standard errors."""
     n = len(x0)
-    return (
-        abs(x0.mean().item() - mean) < 4 * math.sqrt(variance / n)
-        and abs(x0.var().item() / variance - 1) < 4 * math.sqrt(2 / n)
-    )
+    return abs(x0.mean().item() - mean) < 4 * math.sqrt(variance / n) and abs(
+        x0.var().item() / variance - 1
+    ) < 4 * math.sqrt(2 / n)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -125,9 +122,7 @@ def test_two_steps_are_equation_12_by_hand():
     x0 = (x_t - math.sqrt(1 - a) * e1) / math.sqrt(a)
     x_next = math.sqrt(b) * x0 + math.sqrt(1 - b - sigma**2) * e1 + sigma * z[:, 0]
     expected = (x_next - math.sqrt(1 - b) * e2) / math.sqrt(b)
-    actual = run_ddim(
-        denoiser, x_t, [500, 100], alphas_cumprod=ALPHAS, condition=NO_CLASS[:4], eta=eta, step_noise=z
-    )
+    actual = run_ddim(denoiser, x_t, [500, 100], alphas_cumprod=ALPHAS, condition=NO_CLASS[:4], eta=eta, step_noise=z)
     torch.testing.assert_close(actual, expected)
 
 

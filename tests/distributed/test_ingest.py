@@ -87,13 +87,9 @@ def test_private_duplicates_of_public_images_are_dropped_and_public_images_never
     np.testing.assert_array_equal(read_back(kept).image[:, 0], 255 - pixels[3:])
     assert read_back(kept).example_id.tolist() == [3, 4, 5]
     with pytest.raises(PrivacyError, match="never the other way"):
-        run_ingest(
-            str(tmp_path / "public.npz"), Store(tmp_path / "p2"), privacy_class="public", drop_equal_to=kept
-        )
+        run_ingest(str(tmp_path / "public.npz"), Store(tmp_path / "p2"), privacy_class="public", drop_equal_to=kept)
     with pytest.raises(PrivacyError, match=r"is private; expected public data here"):
-        run_ingest(
-            str(tmp_path / "private.npz"), Store(tmp_path / "p3"), privacy_class="private", drop_equal_to=kept
-        )
+        run_ingest(str(tmp_path / "private.npz"), Store(tmp_path / "p3"), privacy_class="private", drop_equal_to=kept)
 
 
 def test_the_digest_of_private_images_cannot_be_computed_by_who_guesses_them(source, tmp_path):

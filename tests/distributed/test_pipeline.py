@@ -71,8 +71,9 @@ def test_every_stage_states_its_privacy_class(finished_run, folder, privacy_clas
 
 
 def test_nothing_lies_in_the_folder_of_a_run_but_the_known_artefacts(finished_run):
-    manifests = {p.parent.relative_to(finished_run.out.uri).as_posix() for p in Path(finished_run.out.uri).rglob(
-        "manifest.json")}
+    manifests = {
+        p.parent.relative_to(finished_run.out.uri).as_posix() for p in Path(finished_run.out.uri).rglob("manifest.json")
+    }
     assert manifests == set(CLASSES)
     assert not list(Path(finished_run.out.uri).rglob("begun.json"))
     assert not list(Path(finished_run.out.uri).rglob(".tmp-*"))

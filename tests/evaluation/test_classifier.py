@@ -60,9 +60,7 @@ def test_shuffled_labels_teach_nothing(digits):
 
 def test_same_seed_same_weights_and_global_generator_untouched(digits):
     before = torch.get_rng_state()
-    first, same, other = (
-        train_classifier(digits[0][:100], digits[1][:100], seed=seed, **TINY) for seed in (1, 1, 2)
-    )
+    first, same, other = (train_classifier(digits[0][:100], digits[1][:100], seed=seed, **TINY) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first.head.weight, same.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
@@ -129,14 +127,10 @@ def test_zero_shift_is_off():
     assert draw_shifted(image, 0, torch.Generator()) is image
 
 
-@pytest.mark.parametrize(
-    "change", [{"num_epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"max_shift": -1}]
-)
+@pytest.mark.parametrize("change", [{"num_epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"max_shift": -1}])
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(SpecError):
-        train_classifier(
-            np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]), seed=0, **{**TINY, **change}
-        )
+        train_classifier(np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]), seed=0, **{**TINY, **change})
 
 
 def test_oblong_images_and_unknown_classes_are_refused():

@@ -19,9 +19,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("epsilon", PUBLISHED)
 def test_odds_equal_the_published_table(epsilon):
     odds = odds_table(epsilon, 1e-5)
-    got = [
-        100 * odds[k] for k in ("best_guess_accuracy", "tpr_at_fpr_1_percent", "tpr_at_fpr_0_1_percent")
-    ]
+    got = [100 * odds[k] for k in ("best_guess_accuracy", "tpr_at_fpr_1_percent", "tpr_at_fpr_0_1_percent")]
     for value, published in zip(got, PUBLISHED[epsilon], strict=True):
         # Not plain rounding: 1.6497% is published as 1.7%.
         assert value == pytest.approx(published, abs=0.51 * 10 ** -len(str(published).split(".")[1]))

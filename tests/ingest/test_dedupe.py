@@ -67,9 +67,7 @@ def test_a_record_is_kept_or_dropped_whatever_the_other_private_records_are():
     for left_out in range(12):
         rest = unit_of(private)
         mask = np.arange(12) != left_out
-        rest = DecodedUnit(
-            example_id=rest.example_id[mask], image=rest.image[mask], label=rest.label[mask], corrupt=()
-        )
+        rest = DecodedUnit(example_id=rest.example_id[mask], image=rest.image[mask], label=rest.label[mask], corrupt=())
         assert set(drop_equal(rest, digests)[0].example_id.tolist()) == together - {left_out * 10}
 
 

@@ -49,9 +49,7 @@ def write_every_kind(tmp_path, encode, pixels):
 
 
 @pytest.mark.usefixtures("small_units")
-def test_every_kind_gives_the_same_pixels_with_the_same_ids_over_several_units(
-    tmp_path, encode, pixels, decode_all
-):
+def test_every_kind_gives_the_same_pixels_with_the_same_ids_over_several_units(tmp_path, encode, pixels, decode_all):
     for kind, uri in write_every_kind(tmp_path, encode, pixels).items():
         source = discover(uri)
         assert source.kind == kind.split()[0]
