@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs.parsing import digest_of, from_mapping, nearest_name, require, to_plain
 from rapid_dist.specs.runtime import RuntimeSpec
@@ -112,16 +113,21 @@ def parse_spec(text: str, *, overrides: Iterable[str] = (), source: str = "spec"
 
 
 def load_spec(path: str, *, overrides: Iterable[str] = ()) -> RunSpec:
-    """Reads a spec file. Relative data paths in it are relative to the working directory."""
+    """Reads a spec file, local or on s3://. Relative data paths in it are relative to the working directory."""
     return parse_spec(read_spec_file(path), overrides=overrides, source=path)
 
 
 def read_spec_file(path: str) -> str:
-    """The text of a spec file. Raises InputError when it is not there."""
-    file = Path(path)
-    if not file.is_file():
+    """The text of a spec file, local or on s3://. Raises InputError when it is not there, SpecError, StorageError."""
+    folder, _, name = path.rpartition("/")
+    store = Store(folder or ("/" if path.startswith("/") else "."))
+    if store.is_local and not Path(path).is_file():
         raise InputError(f"spec file {path} does not exist; give the path of a YAML spec")
-    return file.read_text()
+    data = store.read_bytes(name)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise SpecError(f"{path} is not text; expected a YAML spec") from None
 
 
 def read_mapping(text: str, *, overrides: Iterable[str], source: str) -> dict[str, Any]:

@@ -8,9 +8,25 @@ from pathlib import Path
 import pytest
 
 from cluster.local import start_cluster
-from tests.s3.conftest import s3, s3_server  # noqa: F401
+from tests.s3.conftest import s3_server  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
+SECRET = "test-secret-never-shown"
+
+
+@pytest.fixture(scope="module")
+def s3_environment(s3_server):  # noqa: F811
+    """What nodes and drivers need to reach the S3 endpoint; this process has it too."""
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test-access",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield settings
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from rapid_dist import layout
+from rapid_dist.artifacts.storage import Store
+from tests.cluster.conftest import ROOT
+from tests.tiny import TinySources
 
 PATIENCE_SECONDS = 300
 
@@ -20,6 +27,32 @@ def wait_until(condition: Callable[[], bool], why: str, seconds: float = PATIENC
     while not condition():
         assert time.monotonic() < deadline, f"waited too long for {why}"
         time.sleep(0.2)
+
+
+def checkout(folder: Path) -> Path:
+    """What a user's working directory holds: the package and the entries."""
+    for name in ("rapid_dist", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def put_sources(sources: TinySources, prefix: str) -> dict[str, str]:
+    """Copies the three sources to S3; the data section that names them there."""
+    uris = {}
+    for name in ("private", "public", "test"):
+        Store(prefix).write_bytes(f"{name}.npz", Path(getattr(sources, name)).read_bytes())
+        uris[name] = f"{prefix}/{name}.npz"
+    return uris
+
+
+def ledger_store(out: Store) -> Store:
+    """The ledger of a run, or of a study, that ingested its private images itself."""
+    return out.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}")
+
+
+def last_json(log: str) -> dict[str, Any]:
+    """The object at the end of a job's log."""
+    return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
 
 
 class RayJobs:

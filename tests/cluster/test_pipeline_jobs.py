@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,14 +17,13 @@ from rapid_dist import layout
 from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.ledger import read_ledger
-from tests.cluster.conftest import ROOT
-from tests.cluster.ray_jobs import RayJobs, wait_until
+from tests.cluster.conftest import SECRET
+from tests.cluster.ray_jobs import RayJobs, checkout, last_json, ledger_store, put_sources, wait_until
 from tests.tiny import tiny_settings, write_spec
 
 pytestmark = pytest.mark.cluster
 
 STEPS, BLOCK, SPARE = 1500, 25, 300
-SECRET = "test-secret-never-shown"
 
 
 @dataclass
@@ -40,12 +37,12 @@ class Finished:
     entries_when_stopped: dict[str, bytes] = field(default_factory=dict)
 
 
-def working_folder(folder: Path, sources, s3_prefix: str) -> Path:
-    """What a user's checkout holds: the package, the entries, a spec whose sources lie on S3."""
-    for name in ("rapid_dist", "jobs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.fixture(scope="module")
+def finished(s3_environment, tiny_sources, tmp_path_factory):
+    prefix = "s3://bucket/cluster"
+    folder = checkout(tmp_path_factory.mktemp("checkout"))
     settings = tiny_settings(
-        sources,
+        tiny_sources,
         privacy={"spare_steps": SPARE},
         training={"steps": STEPS, "checkpoint_every": BLOCK},
         runtime={
@@ -57,31 +54,8 @@ def working_folder(folder: Path, sources, s3_prefix: str) -> Path:
             "max_failures": 5,
         },
     )
-    settings["data"] |= {name: f"{s3_prefix}/sources/{name}.npz" for name in ("private", "public", "test")}
+    settings["data"] |= put_sources(tiny_sources, f"{prefix}/sources")
     write_spec(folder / "spec.yaml", settings)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def s3_environment(s3_server):
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test-access",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def finished(s3_environment, tiny_sources, tmp_path_factory):
-    prefix = "s3://bucket/cluster"
-    for name in ("private", "public", "test"):
-        Store(f"{prefix}/sources").write_bytes(f"{name}.npz", Path(getattr(tiny_sources, name)).read_bytes())
-    folder = working_folder(tmp_path_factory.mktemp("checkout"), tiny_sources, prefix)
     seen = Finished(run=Store(f"{prefix}/run"))
     entry = ("--spec", "spec.yaml", "--out", seen.run.uri)
     # The code reaches the workers by --working-dir alone.
@@ -118,14 +92,6 @@ def finished(s3_environment, tiny_sources, tmp_path_factory):
 def group_sizes(log: str) -> str:
     """One digit for each group of workers that started."""
     return "".join(re.findall(r"starts on (\d) of at most 2 workers", log))
-
-
-def ledger_store(run: Store) -> Store:
-    return run.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}")
-
-
-def last_json(log: str) -> dict[str, Any]:
-    return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
 
 
 def test_a_cancelled_job_leaves_its_ledger_and_no_manifest_and_the_next_one_goes_on(finished):

@@ -178,3 +178,9 @@ def test_the_digest_is_a_function_of_the_values_alone():
     turned = yaml.safe_dump(dict(reversed(list(yaml.safe_load(parse().to_yaml()).items()))), sort_keys=False)
     assert parse_spec(turned).digest == parse().digest
     assert replace(parse(), name="run").digest == parse().digest
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\x00")
+    with pytest.raises(SpecError, match="not text; expected a YAML spec"):
+        load_spec(str(tmp_path / "image.png"))
