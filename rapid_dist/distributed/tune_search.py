@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,6 @@ from rapid_dist.errors import InputError
 from rapid_dist.specs.axes import Axis
 from rapid_dist.specs.tuning import REPEAT_SELECT, StudySpec
 from rapid_dist.tuning.proposals import base_proposal, drawn_proposals
-
-_PACKAGES = {"optuna": "optuna", "hyperopt": "hyperopt"}
 
 
 def make_searcher(study: StudySpec) -> Any:
@@ -25,19 +24,22 @@ def make_searcher(study: StudySpec) -> Any:
     start = [base_proposal(tune.space, study.run)] if tune.include_base else None
     space = {name: tune_domain(axis) for name, axis in tune.space.items()}
     try:
-        if tune.searcher == "optuna":
-            from ray.tune.search.optuna import OptunaSearch
-
-            return OptunaSearch(space, metric="score", mode="max", seed=tune.seed, points_to_evaluate=start)
-        from ray.tune.search.hyperopt import HyperOptSearch
-
-        return HyperOptSearch(space, metric="score", mode="max", random_state_seed=tune.seed, points_to_evaluate=start)
-    except (ImportError, AssertionError) as error:
-        package = _PACKAGES[tune.searcher]
+        package = importlib.import_module(tune.searcher)
+    except ImportError as error:
         raise InputError(
-            f"tune.searcher is {tune.searcher!r} but its package is not installed; `pip install {package}`, or use "
-            "searcher random"
+            f"tune.searcher is {tune.searcher!r} but its package is not installed; `pip install {tune.searcher}`, or "
+            "use searcher random"
         ) from error
+    if tune.searcher == "optuna":
+        from ray.tune.search.optuna import OptunaSearch
+
+        package.logging.set_verbosity(package.logging.WARNING)
+        own = OptunaSearch.convert_search_space(space)
+        return OptunaSearch(own, metric="score", mode="max", seed=tune.seed, points_to_evaluate=start)
+    from ray.tune.search.hyperopt import HyperOptSearch
+
+    own = HyperOptSearch.convert_search_space(space)
+    return HyperOptSearch(own, metric="score", mode="max", random_state_seed=tune.seed, points_to_evaluate=start)
 
 
 def candidates(study: StudySpec, count: int, seed: int) -> dict[str, Any]:

@@ -40,15 +40,6 @@ def mark_maps(module, folder):
     module.map_parts = map_parts
 
 
-def mark_workers(module, folder):
-    inner = module.run_workers
-
-    def run_workers(fn, *args, name, **kwargs):
-        return inner(marked(fn, folder, f"workers of {name}"), *args, name=name, **kwargs)
-
-    module.run_workers = run_workers
-
-
 def marked_server(base, folder, stage):
     class Server(base):
         def __init__(self, *args):
@@ -62,8 +53,8 @@ def main(spec_path, out, folder):
     run, server = Run(load_spec(spec_path), Store(out)), query_service._ShardServer
     for module in (ingest, kb_work, sample):
         mark_maps(module, folder)
-    for module in (pretrain, train):
-        mark_workers(module, folder)
+    pretrain._train_public_models = marked(pretrain._train_public_models, folder, "workers of pretrain")
+    train.train_worker = marked(train.train_worker, folder, "workers of train")
     evaluate._evaluate = marked(evaluate._evaluate, folder, "evaluation")
     with ray_session(run.spec.runtime):
         for stage in STAGES:
