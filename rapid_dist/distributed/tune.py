@@ -47,6 +47,7 @@ def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
         study.shared.of(study.first_spec())
         count = study.num_trials()
         live = LiveTable(spec.run.name, num_trials=None if study.is_secret else count, secret=study.is_secret)
+        live.goes_on(study.rows())
         trials = TrialDesk(study, live)
         if study.is_secret:
             live.say_at_work()

@@ -101,6 +101,17 @@ class LiveTable:
         self._ended: set[str] = set()
         self._said_at_work = False
 
+    def goes_on(self, rows: Sequence[TrialRow]) -> None:
+        """Counts the trials that ended before the study was cut off, without a word."""
+        for row in rows:
+            if row.status in ("finished", "stopped", "failed"):
+                self._count(row)
+
+    def _count(self, row: TrialRow) -> None:
+        self._ended.add(row.trial)
+        if row.status == "finished" and row.score is not None and (self._best is None or row.score > self._best[0]):
+            self._best = (row.score, row.trial)
+
     def began(self, row: TrialRow) -> None:
         """A trial started, or started again."""
         keys = short_names(row.proposal)
@@ -119,9 +130,7 @@ class LiveTable:
         if self._secret:
             self._event("")
             return
-        self._ended.add(row.trial)
-        if row.status == "finished" and row.score is not None and (self._best is None or row.score > self._best[0]):
-            self._best = (row.score, row.trial)
+        self._count(row)
         what = f"{row.trial} {row.status}"
         if row.status == "failed":
             what += f": {row.reason or 'no reason was given'}"

@@ -81,6 +81,17 @@ def test_the_live_table_says_a_line_for_each_event_with_the_best_so_far():
     ]
 
 
+def test_the_live_table_goes_on_from_what_ended_before():
+    said = []
+    table = LiveTable("tune", num_trials=4, say_fn=said.append)
+    table.goes_on(
+        [make_row(0, score=0.7), make_row(1, score=None, status="running"), make_row(2, score=0.9, status="stopped")]
+    )
+    assert said == []
+    table.ended(make_row(1, score=0.5))
+    assert re.sub(r"\s+", " ", said[0]) == "tune t0001 finished: 0.5000 in 0.0 s 3/4 done best 0.7000 (t0000)"
+
+
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_secret_live_table_says_the_same_whatever_happens(times):
     """So the output tells neither how many trials ran nor what they scored."""
