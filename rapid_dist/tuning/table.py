@@ -113,10 +113,10 @@ class LiveTable:
             self._best = (row.score, row.trial)
 
     def began(self, row: TrialRow) -> None:
-        """A trial started, or started again."""
+        """A trial starts, or starts again; the row has the attempts before this one."""
         keys = short_names(row.proposal)
         settings = ", ".join(f"{keys[key]} {value_words(value)}" for key, value in row.proposal.items())
-        again = f" again (attempt {row.attempts})" if row.attempts > 1 else ""
+        again = f" again (attempt {row.attempts + 1})" if row.attempts else ""
         origin = f" from {row.parent}" if row.parent else ""
         self._event(f"{row.trial} began{again}{origin}: {settings}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -14,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.cluster.files import PROMETHEUS
+from tests.tools import find_debian_tool
 
 
 class Prometheus:
@@ -72,8 +71,7 @@ def running_prometheus(folder: Path, targets: dict[str, str | Path]) -> Iterator
 
     Scrapes and evaluates every second instead of every fifteen.
     """
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is absent; Debian's package of that name brings it")
+    program = find_debian_tool("prometheus", package="prometheus")
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(PROMETHEUS / "rules.yml")]
@@ -89,7 +87,7 @@ def running_prometheus(folder: Path, targets: dict[str, str | Path]) -> Iterator
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()
     command = [
-        "prometheus",
+        program,
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",

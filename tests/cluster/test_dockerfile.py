@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tomllib
 
@@ -12,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.cluster.files import ROOT
+from tests.tools import find_tool
 
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 
@@ -56,9 +56,8 @@ def faults(text):
 
 
 def test_hadolint_finds_nothing():
-    if shutil.which("hadolint") is None:
-        pytest.skip("hadolint is absent; the extra k8s brings it")
-    answer = subprocess.run(["hadolint", str(DOCKERFILE)], capture_output=True, text=True)
+    hadolint = find_tool("hadolint", brought_by="the extra k8s")
+    answer = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True)
     assert (answer.returncode, answer.stdout) == (0, "")
 
 

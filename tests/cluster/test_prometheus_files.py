@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -11,14 +10,14 @@ import yaml
 
 from rapid_dist.metrics.catalog import CATALOG
 from tests.cluster.files import PROMETHEUS, alert_rules, dashboard, dashboard_queries, metrics_in
+from tests.tools import find_debian_tool
 
 HISTOGRAM_PARTS = {f"{m.name}{part}" for m in CATALOG.values() if m.kind == "histogram" for part in ("_bucket", "_sum")}
 
 
 def promtool(*arguments):
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is absent; Debian's package prometheus brings it")
-    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, cwd=PROMETHEUS)
+    command = [find_debian_tool("promtool", package="prometheus"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROMETHEUS)
 
 
 @pytest.mark.parametrize(("where", "query"), {**dashboard_queries(), **alert_rules()}.items())

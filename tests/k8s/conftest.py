@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.tools import find_tool
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("kind-cpu", "gpu")
@@ -20,9 +21,8 @@ SCHEMAS = Path(os.environ.get("RAPID_DIST_KUBERAY_SCHEMAS", ROOT.parent / "share
 
 def render(folder: Path) -> list[dict]:
     """The manifests of a kustomization, as `kubectl apply -k` would send them."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is absent; the extra k8s brings it")
-    answer = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+    kubectl = find_tool("kubectl", brought_by="the extra k8s")
+    answer = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     return list(yaml.safe_load_all(answer.stdout))
 

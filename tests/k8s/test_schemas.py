@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 
 from rapid_dist.specs import parse_spec
 from tests.k8s.conftest import ROOT
+from tests.tools import find_debian_tool
 
 KUBERAY = ("RayCluster", "RayJob")
 
@@ -102,9 +102,8 @@ def test_the_readmes_scrape_job_keeps_what_the_other_configuration_keeps(tmp_pat
     ]
     assert job["metric_relabel_configs"] == elsewhere["metric_relabel_configs"]
     assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["rapid-dist"]}}]
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is absent; Debian's package prometheus brings it")
+    promtool = find_debian_tool("promtool", package="prometheus")
     # Debian's build does not know kubernetes_sd_configs; the rest is checked.
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
-    answer = subprocess.run(["promtool", "check", "config", "prometheus.yml"], cwd=tmp_path, capture_output=True)
+    answer = subprocess.run([promtool, "check", "config", "prometheus.yml"], cwd=tmp_path, capture_output=True)
     assert answer.returncode == 0, answer.stderr

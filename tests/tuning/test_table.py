@@ -63,7 +63,7 @@ def run_through(table):
     table.began(make_row(0, score=None, status="running"))
     table.rung("t0000", 25, 0.3172)
     table.ended(make_row(0, score=0.6172))
-    table.began(make_row(1, score=None, status="running", attempts=2))
+    table.began(make_row(1, score=None, status="running", attempts=1))
     table.ended(make_row(1, score=0.5))
     table.ended(make_row(2, score=None, status="failed", reason="no\nroom"))
 
