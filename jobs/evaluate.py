@@ -1,6 +1,6 @@
 """Measuring and reporting as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --spec ... --out s3://...`."""
 
-from rapid_dist.cli_jobs import job
+from rapid_dist.cli.jobs import job
 
 if __name__ == "__main__":
     job("evaluate")()

@@ -192,7 +192,7 @@ def _pretrain(run: Run) -> list[StageResult]:
 
 def _build_knowledge_base(run: Run) -> list[StageResult]:
     from rapid_dist.artifacts.kb_damage import damaged_files
-    from rapid_dist.distributed.knowledge_base import run_build_knowledge_base
+    from rapid_dist.distributed.kb.build import run_build_knowledge_base
 
     results: list[StageResult] = []
     if run.knowledge_base is None:

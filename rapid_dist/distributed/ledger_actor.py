@@ -9,6 +9,7 @@ from typing import Any
 
 from rapid_dist import errors
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.session import start_beside_driver
 from rapid_dist.privacy.charges import AnyCharge, Charge
 from rapid_dist.privacy.ledger import join_ledger
 from rapid_dist.privacy.ledger_book import Ledger
@@ -104,11 +105,8 @@ def ledger_actor(store: Store, **terms: Any) -> Iterator[LedgerClient]:
     terms: target_epsilon, target_delta, neighboring_relation and unit of join_ledger.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    server = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_LedgerServer)
-    actor = server.options(scheduling_strategy=here).remote(store, terms)
+    actor = start_beside_driver(_LedgerServer, store, terms, max_restarts=-1, max_task_retries=-1)
     try:
         yield LedgerClient(actor)
     finally:

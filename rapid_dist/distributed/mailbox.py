@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rapid_dist.distributed.session import start_beside_driver
+
 _POLL_SECONDS = 1.0
 
 
@@ -44,11 +46,8 @@ class Post:
 def mailbox(deliver: Callable[[Any], None], *, name: str) -> Iterator[Post]:
     """Calls deliver(item) on the driver for every item posted while the block runs; Ray must have been started."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # On the driver's own node: what takes another node away does not silence the rest.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Mailbox).remote()
+    actor = start_beside_driver(_Mailbox, max_restarts=0)
     stop = threading.Event()
 
     def drain() -> None:

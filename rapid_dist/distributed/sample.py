@@ -17,8 +17,8 @@ from rapid_dist.artifacts.parts import FinishedParts
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays
+from rapid_dist.distributed.kb.query_service import routing_section, served_search
 from rapid_dist.distributed.mapping import map_parts
-from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import available_cpus
 from rapid_dist.distributed.train import TRAIN, VOTES, WEIGHTS
 from rapid_dist.errors import ArtifactError

@@ -171,6 +171,15 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def start_beside_driver(actor_class: type, *args: Any, **options: Any) -> Any:
+    """An actor without CPUs on the driver's own node: what takes another node away does not take it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(actor_class).remote(*args)
+
+
 def placed(*, is_private: bool = False) -> Place:
     """Where work on private or on public data may run in the session, which this starts."""
     start_ray()

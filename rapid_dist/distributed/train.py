@@ -17,9 +17,9 @@ from rapid_dist.artifacts.models import PRETRAIN, save_weights
 from rapid_dist.artifacts.stage import StageFolder
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import table_arrays, table_bytes
+from rapid_dist.distributed.kb.query_service import routing_section, served_search
 from rapid_dist.distributed.ledger_actor import ledger_actor
 from rapid_dist.distributed.metrics import relayed_recorder
-from rapid_dist.distributed.query_service import routing_section, served_search
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.errors import PrivacyError

@@ -14,7 +14,7 @@ from rapid_dist.artifacts.images import read_all_images
 from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
 from tests.cli.test_answers import last_object
-from tests.distributed.kb_helpers import SerialMaps, write_dataset
+from tests.distributed.kb.helpers import SerialMaps, write_dataset
 from tests.tiny import NUM_PUBLIC
 
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed import evaluate, ingest, kb_work, pretrain, query_service, sample, train
+from rapid_dist.distributed import evaluate, ingest, pretrain, sample, train
+from rapid_dist.distributed.kb import query_service
+from rapid_dist.distributed.kb import work as kb_work
 from rapid_dist.distributed.session import ray_session
 from rapid_dist.pipeline import STAGES, Run
 from rapid_dist.specs import load_spec

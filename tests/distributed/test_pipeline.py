@@ -13,7 +13,7 @@ from rapid_dist import layout
 from rapid_dist.artifacts.images import read_all_images
 from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.knowledge_base import run_build_knowledge_base
+from rapid_dist.distributed.kb.build import run_build_knowledge_base
 from rapid_dist.distributed.pretrain import run_pretrain
 from rapid_dist.distributed.train import run_train
 from rapid_dist.errors import PrivacyError

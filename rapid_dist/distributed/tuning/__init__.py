@@ -1,0 +1,1 @@
+"""Studies on Ray Tune: the driver's desk, and the trials that ask it."""

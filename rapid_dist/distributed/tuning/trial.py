@@ -1,0 +1,194 @@
+"""One trial under Ray Tune: ask the driver what to run, train and score it as any run, report at every rung.
+
+The function that Tune runs claims no CPU. What computes (a group of workers, or one task) claims all it needs at once
+and holds it only while it works, so trials that wait for each other's artefacts never hold what these need.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rapid_dist import errors
+from rapid_dist.artifacts.knowledge_base import BUILD
+from rapid_dist.artifacts.manifest import open_artifact
+from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.mailbox import Post
+from rapid_dist.distributed.placement import cpus_for_one_task
+from rapid_dist.distributed.session import placed
+from rapid_dist.distributed.train import TrainOptions, run_train
+from rapid_dist.distributed.tuning.desk import DeskClient, Gate
+from rapid_dist.distributed.worker_group import run_workers
+from rapid_dist.specs import RuntimeSpec, parse_spec
+from rapid_dist.specs.tuning import StudySpec
+from rapid_dist.telemetry import headed
+from rapid_dist.training.collective import SingleProcess
+from rapid_dist.tuning.scorer import TrialScorer, read_rungs
+
+FAILED_SCORE = -1e9  # what a searcher is told of a trial that makes no sense; no score is as low
+CLONE = "clone.json"
+
+
+def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, post: Post | None) -> None:
+    """The function that Tune runs. config: what the searcher proposes, and the candidate's number if it has one."""
+    from ray import tune
+
+    context = tune.get_context()
+    # A searcher proposes settings; candidates that were drawn beforehand have a number besides.
+    point = config.get("point") or {"candidate": None, "proposal": config}
+    donor = _donor()
+    try:
+        terms = desk.ask(
+            "begin",
+            tune_id=context.get_trial_id(),
+            candidate=point["candidate"],
+            proposal=point["proposal"],
+            donor=donor,
+        )
+        for step, score, again in _rungs(terms, study, post):
+            _report(terms, step, score)
+            again()
+        # Said first: a scheduler may end a trial at its last report.
+        desk.ask("ended", trial=terms["trial"], status="finished", reason="")
+        _report(terms, *read_rungs(Store(terms["folder"]))[-1])
+    except (errors.SpecError, errors.InputError, errors.PrivacyError) as error:
+        _give_up(desk, context.get_trial_id(), error)
+
+
+def _give_up(desk: DeskClient, tune_id: str, error: Exception) -> None:
+    """What would fail in the same way again is told once and not retried."""
+    from ray import tune
+
+    desk.ask("failed", tune_id=tune_id, reason=str(error))
+    tune.report({"score": FAILED_SCORE, "step": 0})
+
+
+def _donor() -> dict[str, Any] | None:
+    """The trial and rung whose checkpoint Tune gave this trial to start from, if any."""
+    from ray import tune
+
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return json.loads(Path(folder, CLONE).read_text())
+
+
+def _report(terms: dict[str, Any], step: int, score: float) -> None:
+    """Tells Tune a score, with a checkpoint that names the trial, the step and its place in the ledger."""
+    from ray import tune
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = {"trial": terms["trial"], "step": step, "train": terms["train"], "job": terms["job"]}
+        Path(folder, CLONE).write_text(json.dumps(place))
+        tune.report({"score": score, "step": step}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _rungs(terms: dict[str, Any], study: StudySpec, post: Post | None):
+    """Trains the trial; yields (step, score, go_on) at every rung but the last."""
+    gate = Gate.open() if study.tune.num_rungs > 1 else None
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _train(terms, study, gate, post)
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            if gate is not None:
+                gate.close()
+
+    thread = threading.Thread(target=work, name="trial", daemon=True)
+    thread.start()
+    while gate is not None and (arrived := gate.next()) is not None:
+        yield (*arrived, gate.go_on)
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, post: Post | None) -> None:
+    spec = parse_spec(terms["spec"])
+    knowledge_base = None if terms["knowledge_base"] is None else Store(terms["knowledge_base"])
+    base = None if knowledge_base is None else open_artifact(knowledge_base, stage=BUILD)
+    scorer = TrialScorer(
+        spec=spec,
+        tune=study.tune,
+        folder=Store(terms["folder"]),
+        train=Store(terms["train"]),
+        reference=Store(terms["reference"]),
+        knowledge_base=knowledge_base,
+        base=base,
+        go_on=gate,
+    )
+    run_train(
+        spec,
+        Store(terms["images"]),
+        Store(terms["pretrain"]),
+        knowledge_base,
+        Store(terms["ledger"]),
+        Store(terms["train"]),
+        options=TrainOptions(
+            job=terms["job"],
+            terms=terms["attempt_terms"],
+            scorer=scorer,
+            run_fn=_runner(terms["trial"], post, study.tune.cpus_per_trial),
+        ),
+    )
+
+
+def _runner(trial: str, post: Post | None, cpus: int | None) -> Callable[..., dict[str, Any]]:
+    """How a trial's workers run: as one task that claims its CPUs, or as a group of Ray Train."""
+
+    def run(
+        fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, name: str, is_private: bool
+    ) -> dict[str, Any]:
+        if runtime.worker_range != (1, 1):
+            return run_workers(fn, arguments, runtime=runtime, name=name, is_private=is_private)
+        told = {**arguments, "say": functools.partial(_say, post, trial)}
+        return _run_alone(fn, told, runtime=runtime, is_private=is_private, cpus=cpus)
+
+    return run
+
+
+def _say(post: Post | None, trial: str, line: str) -> None:
+    if post is not None:
+        _, _, text = line.partition(" ")
+        post(headed(trial, text.strip()))
+
+
+def _run_alone(
+    fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, is_private: bool, cpus: int | None
+) -> dict[str, Any]:
+    import ray
+
+    gpus = 1 if runtime.device.startswith("cuda") else 0
+    place = placed(is_private=is_private)
+    cpus = cpus or cpus_for_one_task(place.cpus_of_nodes)
+    # SPREAD: anywhere, not in the placement group of the trial, which has no CPU.
+    options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": runtime.max_failures, "scheduling_strategy": "SPREAD"}
+    task = ray.remote(**options, **place.options)(_alone)
+    try:
+        answer = ray.get(task.remote(fn, {**arguments, "device": runtime.device}, cpus))
+    except ray.exceptions.RayError as error:
+        raise errors.RapidDistError(f"a trial's process was lost: {type(error).__name__}") from error
+    if "error" in answer:
+        raise errors.error_named(answer["error"], answer["message"])
+    return answer
+
+
+def _alone(fn: Callable, arguments: dict[str, Any], threads: int) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(threads)
+    collective = SingleProcess()
+    collective.device = arguments["device"]
+    try:
+        return fn(collective, arguments)
+    except errors.RapidDistError as error:
+        return {"error": type(error).__name__, "message": str(error)}
