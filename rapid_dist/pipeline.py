@@ -12,9 +12,8 @@ from rapid_dist import layout
 from rapid_dist.artifacts.manifest import Manifest, open_artifact, read_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError
-from rapid_dist.metrics import catalog
 from rapid_dist.metrics.ledger_watch import watched_ledger
-from rapid_dist.metrics.recorder import current_recorder
+from rapid_dist.metrics.recorder import current_recorder, stage_shown
 from rapid_dist.specs import RunSpec, parse_spec
 from rapid_dist.specs.parsing import differing_keys
 from rapid_dist.telemetry import format_seconds, headed, say
@@ -126,7 +125,7 @@ def _told(name: str, store: Store, results: list[StageResult], *, is_whole: bool
     if not skipped:
         say(headed(name, "begins"))
     started = time.monotonic()
-    with _shown(name):
+    with stage_shown(current_recorder(), name):
         yield
     manifest: Manifest = read_manifest(store)
     seconds = manifest.seconds
@@ -136,17 +135,6 @@ def _told(name: str, store: Store, results: list[StageResult], *, is_whole: bool
         seconds = time.monotonic() - started
         say(headed(name, f"done in {format_seconds(seconds)}: {store.uri}"))
     results.append(StageResult(stage=name, uri=store.uri, seconds=round(manifest.seconds, 1), skipped=skipped))
-
-
-@contextmanager
-def _shown(name: str) -> Iterator[None]:
-    """Shows in the metrics that a stage is at work."""
-    recorder = current_recorder()
-    recorder.set(catalog.STAGE_RUNNING, 1, stage=name)
-    try:
-        yield
-    finally:
-        recorder.set(catalog.STAGE_RUNNING, 0, stage=name)
 
 
 def _ingest(run: Run) -> list[StageResult]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rapid_dist.cli.edge import json_option, translated
+from rapid_dist.cli.metrics import metrics_option
 
 
 @click.command()
@@ -15,6 +16,7 @@ from rapid_dist.cli.edge import json_option, translated
 @click.option("--out", required=True, metavar="URI", help="Folder or s3:// prefix of the study.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved study and what it will cost, and do nothing.")
+@metrics_option
 @json_option
 @translated
 def tune(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:

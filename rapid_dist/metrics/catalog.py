@@ -190,6 +190,28 @@ PARTS = Metric(
     privacy_class="public",
     labels=("work",),
 )
+PLANNED_TRIALS = Metric(
+    name="rapid_dist_planned_trials",
+    kind="gauge",
+    unit="trials",
+    help="Trials that a study may run; not shown where their number is secret.",
+    privacy_class="public",
+)
+TRIALS = Metric(
+    name="rapid_dist_trials",
+    kind="gauge",
+    unit="trials",
+    help="Trials of a study by how they are; a scheduler stops trials by scores that were paid for.",
+    privacy_class="dp",
+    labels=("status",),
+)
+BEST_SCORE = Metric(
+    name="rapid_dist_best_score",
+    kind="gauge",
+    unit="score",
+    help="The best score of a study's finished trials: of public images, or paid for.",
+    privacy_class="dp",
+)
 
 CATALOG: dict[str, Metric] = {
     metric.name: metric
@@ -213,6 +235,9 @@ CATALOG: dict[str, Metric] = {
         SAMPLES,
         QUEUE_DEPTH,
         PARTS,
+        PLANNED_TRIALS,
+        TRIALS,
+        BEST_SCORE,
     )
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
-from rapid_dist.metrics.catalog import Metric, require_exportable
+from rapid_dist.metrics.catalog import STAGE_RUNNING, Metric, require_exportable
 
 
 class Sink(Protocol):
@@ -67,6 +67,16 @@ class Recorder:
             raise ValueError(f"{metric.name} is a {metric.kind} with {metric.label_names}; got a {kind} with {whole}")
         if self.sink is not None:
             self.sink.record(metric, float(value), whole)
+
+
+@contextlib.contextmanager
+def stage_shown(recorder: Recorder, name: str) -> Iterator[None]:
+    """Shows in the metrics that a stage is at work while the block runs."""
+    recorder.set(STAGE_RUNNING, 1, stage=name)
+    try:
+        yield
+    finally:
+        recorder.set(STAGE_RUNNING, 0, stage=name)
 
 
 _current: ContextVar[Recorder] = ContextVar("rapid_dist_recorder")

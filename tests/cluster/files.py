@@ -8,8 +8,11 @@ from pathlib import Path
 
 import yaml
 
+from rapid_dist.metrics import catalog
+
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "cluster" / "prometheus"
+OF_STUDIES = {m.name for m in (catalog.PLANNED_TRIALS, catalog.TRIALS, catalog.BEST_SCORE)}
 DASHBOARD = ROOT / "cluster" / "grafana" / "dashboard.json"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rapid_dist.distributed.tuning.study import Study
 from rapid_dist.errors import RapidDistError, SpecError
+from rapid_dist.metrics.trials import TrialGauges
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.specs.tuning import COMPOSE, PUBLIC_PROXY, SUBSET
 from rapid_dist.training.state import CheckpointFolder, checkpoint_notes
@@ -24,8 +25,10 @@ _THROW_AWAY_EPSILON = 1000.0  # of a ledger of public images that pretend: it pr
 class TrialDesk:
     """Answers the trials of a study. One process holds it, and one trial begins at a time."""
 
-    def __init__(self, study: Study, live: LiveTable):
+    def __init__(self, study: Study, live: LiveTable, gauges: TrialGauges):
         self.study, self.live, self.book = study, live, study.book
+        self._gauges = gauges
+        self.show_all()
         self._lock, self._began = threading.Lock(), {}
 
     def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +53,16 @@ class TrialDesk:
                 seconds = time.monotonic() - self._began.get(name, time.monotonic())
                 self.book.end(name, status=status, reason=reason, seconds=seconds)
 
+    def ended(self, trial: Trial) -> None:
+        """Says that a trial has ended and how."""
+        row = self.study.row(trial)
+        self.live.ended(row)
+        self._gauges.show((row,))
+
+    def show_all(self) -> None:
+        """Shows operators all trials as they are."""
+        self._gauges.show(self.study.rows())
+
     def _failed(self, tune_id: str, reason: str) -> None:
         name = self.name_of(tune_id)
         if name is not None:
@@ -60,7 +73,9 @@ class TrialDesk:
             trial = self._trial_of(request)
             self.book.reopen(trial.name)
             self._began.setdefault(trial.name, time.monotonic())
-        self.live.began(self.study.row(trial))
+        row = self.study.row(trial)
+        self.live.began(row)
+        self._gauges.show((replace(row, status="running"),))
         if trial.reason:
             raise SpecError(trial.reason)
         artefacts = self.study.shared.of(trial.spec)

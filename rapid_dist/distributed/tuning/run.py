@@ -12,6 +12,7 @@ from typing import Any
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.mailbox import mailbox
+from rapid_dist.distributed.metrics import run_recorder
 from rapid_dist.distributed.placement import cpus_for_one_task, cpus_per_worker
 from rapid_dist.distributed.session import placed, ray_session, start_ray
 from rapid_dist.distributed.tuning.begin import TrialDesk
@@ -21,6 +22,9 @@ from rapid_dist.distributed.tuning.study import Study
 from rapid_dist.distributed.tuning.trial import run_trial
 from rapid_dist.distributed.worker_group import interruptible
 from rapid_dist.errors import InputError
+from rapid_dist.metrics.ledger_watch import watched_ledger
+from rapid_dist.metrics.recorder import stage_shown
+from rapid_dist.metrics.trials import TrialGauges
 from rapid_dist.privacy.statement import build_statement
 from rapid_dist.specs import RuntimeSpec
 from rapid_dist.specs.tuning import PUBLIC_PROXY, SUBSET, StudySpec
@@ -41,14 +45,19 @@ def run_study(spec: StudySpec, out: Store) -> dict[str, Any]:
     """
     study = Study(spec, out)
     study.save_spec()
-    with ray_session(spec.run.runtime):
+    with (
+        ray_session(spec.run.runtime),
+        run_recorder(spec.run.name) as recorder,
+        stage_shown(recorder, _TUNE),
+        watched_ledger(study.run.ledger, recorder) if study.mode != PUBLIC_PROXY else contextlib.nullcontext(),
+    ):
         start_ray()
         study.prepare()
         study.shared.of(study.first_spec())
         count = study.num_trials()
         live = LiveTable(spec.run.name, num_trials=None if study.is_secret else count, secret=study.is_secret)
         live.goes_on(study.rows())
-        trials = TrialDesk(study, live)
+        trials = TrialDesk(study, live, TrialGauges(None if study.is_secret else recorder, num_trials=count))
         if study.is_secret:
             live.say_at_work()
         with (
@@ -79,6 +88,7 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
         warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # trials' actors are not reused
         results = _tuner(trials.study, trainable, count).fit()
     _mark_ended(trials, results)
+    trials.show_all()
 
 
 def _tuner(study: Study, trainable: Any, count: int) -> Any:

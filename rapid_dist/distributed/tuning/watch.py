@@ -44,7 +44,7 @@ class StudyWatch(Callback):
         known = _trial_of(_watched, trial)
         if known is not None:
             _watched.end(known.name, status="stopped", reason="")
-            _watched.live.ended(_watched.study.row(known))
+            _watched.ended(known)
 
 
 def _trial_of(trials: TrialDesk, trial: Any) -> Trial | None:

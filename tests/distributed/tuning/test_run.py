@@ -17,6 +17,8 @@ from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.distributed.tuning.run import run_study
 from rapid_dist.errors import ArtifactError
+from rapid_dist.metrics import catalog
+from rapid_dist.metrics.recorder import recording
 from rapid_dist.pipeline import Run
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
@@ -24,6 +26,7 @@ from rapid_dist.privacy.ledger import read_ledger
 from rapid_dist.specs import load_spec, parse_spec
 from rapid_dist.specs.tuning import parse_study
 from rapid_dist.tuning.results import read_trials
+from tests.metrics.recorded import kept_recorder
 from tests.tiny import tiny_settings
 
 SPACE = {"schedule.split_step": [50, 70]}
@@ -107,14 +110,27 @@ def test_another_study_into_the_same_folder_is_refused(proxy):
 
 @pytest.fixture(scope="module")
 def composed(ray_cluster, study_of, tmp_path_factory):
-    """A finished compose study under ASHA: (spec, folder, answer)."""
+    """A finished compose study under ASHA: (spec, folder, answer, what its metrics were)."""
     out = Store(tmp_path_factory.mktemp("composed"))
     study = study_of(space=LEARNING_RATE, mode="compose", scheduler="asha", num_rungs=2, reduction_factor=2)
-    return study, out, run_study(study, out)
+    recorder, seen = kept_recorder()
+    with recording(recorder):
+        return study, out, run_study(study, out), seen
+
+
+def test_operators_see_a_studys_trials_and_their_total(composed):
+    _, _, answer, seen = composed
+    statuses = [row["status"] for row in answer["trials"]]
+    for status in ("finished", "stopped", "running"):
+        assert seen.of(catalog.TRIALS, status)[-1] == statuses.count(status)
+    assert seen.of(catalog.TRIALS, "running")[0] == 0
+    assert max(seen.of(catalog.TRIALS, "running")) >= 1
+    assert seen.of(catalog.SPENT_EPSILON)[-1] == pytest.approx(answer["statement"]["epsilon"])
+    assert seen.of(catalog.STAGE_RUNNING, "tune") == [1, 0]
 
 
 def test_compose_states_the_composition_of_all_trials(composed):
-    study, out, answer = composed
+    study, out, answer, _ = composed
     ledger = read_ledger(out.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}"))
     names = json.loads(out.read_bytes("study.json"))
     delta = study.run.privacy.target_delta
@@ -129,14 +145,14 @@ def test_compose_states_the_composition_of_all_trials(composed):
 
 
 def test_every_noisy_score_of_a_rung_is_paid_for(composed):
-    _, out, answer = composed
+    _, out, answer, _ = composed
     ledger = read_ledger(out.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}"))
     paid = sum(charge.num_steps for charge in ledger.charges if charge.purpose == "noisy accuracy")
     assert paid == sum(len(trial["rungs"]) for trial in answer["trials"])
 
 
 def test_the_winner_is_a_run_that_is_trained_already(composed):
-    _, out, answer = composed
+    _, out, answer, _ = composed
     ledger = out.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}")
     before = read_ledger(ledger).head
     run = Run(parse_spec(out.read_bytes("best.yaml").decode()), out.child("best"))
@@ -151,10 +167,16 @@ def test_repeat_select_pays_once_and_shows_the_winner_alone(composed, study_of, 
     shutil.copytree(composed[1].path("shared"), tmp_path / "private" / "shared")
     study = study_of(space=LEARNING_RATE, mode="repeat_select", selection={"num_runs": "geometric", "mean_runs": 1.5})
     out = Store(tmp_path)
-    answer = run_study(study, out)
+    recorder, seen = kept_recorder()
+    with recording(recorder):
+        answer = run_study(study, out)
     ledger = read_ledger(out.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}"))
     (charge,) = ledger.charges
     assert isinstance(charge, BestRunCharge)
+    # Operators see its ledger and that it is at work.
+    about_ledger = {m.name for m in catalog.CATALOG.values() if "ledger" in m.name or "epsilon" in m.name}
+    assert {name for name, *_ in seen.values} == {*about_ledger, catalog.TARGET_DELTA.name, catalog.STAGE_RUNNING.name}
+    assert seen.of(catalog.SPENT_EPSILON)[-1] == pytest.approx(charge.bound[0])
     assert answer["statement"]["epsilon"] == pytest.approx(charge.bound[0])
     assert charge.bound[0] <= study.run.privacy.target_epsilon
     seen = {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()}
