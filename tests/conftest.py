@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ RAY_WARNINGS = (r"ignore::DeprecationWarning:ray\.",)
 
 
 def pytest_configure(config):
+    # A shell that starts this in the background has it, and all it starts, ignore Ctrl-C, which tests press.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in RAY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
 
