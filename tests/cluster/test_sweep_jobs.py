@@ -10,6 +10,7 @@ from cluster.local import start_cluster
 from rapid_dist import layout
 from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.session import start_ray
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
 from rapid_dist.tuning.results import read_trials
@@ -23,11 +24,13 @@ NUM_TRIALS, STEPS, BLOCK = 3, 60, 10
 
 
 @pytest.fixture(scope="module")
-def study(s3_environment, tiny_sources, tmp_path_factory):
+def study(ray_cluster, s3_environment, tiny_sources, tmp_path_factory):
     """(folder of the study, log of each job, charges when the first job was stopped)
 
     One private and one public node; every trial is a group of two workers of Ray Train under ASHA.
     """
+    # A second Ray on this host, beside which Ray Train does not find what it has to clean up after a stopped trial.
+    start_ray()
     prefix = "s3://bucket/sweep"
     folder = checkout(tmp_path_factory.mktemp("checkout"))
     settings = tiny_settings(

@@ -30,12 +30,16 @@ class TrialDesk:
         self._gauges = gauges
         self.show_all()
         self._lock, self._began = threading.Lock(), {}
+        self._groups: dict[str, set[Any]] = {}
 
     def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Answers a trial: begin (what to run), ended, failed (it made no sense)."""
+        """Answers a trial: begin (what to run), group (what its workers hold), ended, failed (it made no sense)."""
         kind = request["kind"]
         if kind == "begin":
             return self._begin(request)
+        if kind == "group":
+            self._groups.setdefault(request["trial"], set()).add(request["group"])
+            return {}
         if kind == "ended":
             self.end(request["trial"], status=request["status"], reason=request["reason"])
             return {}
@@ -54,10 +58,22 @@ class TrialDesk:
                 self.book.end(name, status=status, reason=reason, seconds=seconds)
 
     def ended(self, trial: Trial) -> None:
-        """Says that a trial has ended and how."""
+        """Frees what a trial held, and says that it has ended and how."""
+        self.release(trial.name)
         row = self.study.row(trial)
         self.live.ended(row)
         self._gauges.show((row,))
+
+    def release(self, name: str) -> None:
+        """Gives back what groups of workers of a trial still claim on the cluster.
+
+        Ray Train's own cleaner does so when a trial was stopped in mid-course, but not where several Rays run on one
+        host, and the next trial would wait for ever.
+        """
+        import ray
+
+        for group in self._groups.pop(name, ()):
+            ray.util.remove_placement_group(group)
 
     def show_all(self) -> None:
         """Shows operators all trials as they are."""
@@ -71,6 +87,7 @@ class TrialDesk:
     def _begin(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
             trial = self._trial_of(request)
+            self.release(trial.name)
             self.book.reopen(trial.name)
             self._began.setdefault(trial.name, time.monotonic())
         row = self.study.row(trial)

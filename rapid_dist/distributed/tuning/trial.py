@@ -27,7 +27,7 @@ from rapid_dist.distributed.worker_group import run_workers
 from rapid_dist.specs import RuntimeSpec, parse_spec
 from rapid_dist.specs.tuning import StudySpec
 from rapid_dist.telemetry import headed
-from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.collective import Collective, SingleProcess
 from rapid_dist.tuning.scorer import TrialScorer, read_rungs
 
 FAILED_SCORE = -1e9  # what a searcher is told of a trial that makes no sense; no score is as low
@@ -50,7 +50,7 @@ def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, pos
             proposal=point["proposal"],
             donor=donor,
         )
-        for step, score, again in _rungs(terms, study, post):
+        for step, score, again in _rungs(terms, study, desk, post):
             _report(terms, step, score)
             again()
         # Said first: a scheduler may end a trial at its last report.
@@ -89,14 +89,14 @@ def _report(terms: dict[str, Any], step: int, score: float) -> None:
         tune.report({"score": score, "step": step}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def _rungs(terms: dict[str, Any], study: StudySpec, post: Post | None):
+def _rungs(terms: dict[str, Any], study: StudySpec, desk: DeskClient, post: Post | None):
     """Trains the trial; yields (step, score, go_on) at every rung but the last."""
     gate = Gate.open() if study.tune.num_rungs > 1 else None
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            _train(terms, study, gate, post)
+            _train(terms, study, gate, desk, post)
         except BaseException as error:
             failure.append(error)
         finally:
@@ -112,7 +112,7 @@ def _rungs(terms: dict[str, Any], study: StudySpec, post: Post | None):
         raise failure[0]
 
 
-def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, post: Post | None) -> None:
+def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, desk: DeskClient, post: Post | None) -> None:
     spec = parse_spec(terms["spec"])
     knowledge_base = None if terms["knowledge_base"] is None else Store(terms["knowledge_base"])
     base = None if knowledge_base is None else open_artifact(knowledge_base, stage=BUILD)
@@ -137,23 +137,35 @@ def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, post: Pos
             job=terms["job"],
             terms=terms["attempt_terms"],
             scorer=scorer,
-            run_fn=_runner(terms["trial"], post, study.tune.cpus_per_trial),
+            run_fn=_runner(terms["trial"], desk, post, study.tune.cpus_per_trial),
         ),
     )
 
 
-def _runner(trial: str, post: Post | None, cpus: int | None) -> Callable[..., dict[str, Any]]:
+def _runner(trial: str, desk: DeskClient, post: Post | None, cpus: int | None) -> Callable[..., dict[str, Any]]:
     """How a trial's workers run: as one task that claims its CPUs, or as a group of Ray Train."""
 
     def run(
         fn: Callable, arguments: dict[str, Any], *, runtime: RuntimeSpec, name: str, is_private: bool
     ) -> dict[str, Any]:
         if runtime.worker_range != (1, 1):
+            fn = functools.partial(_announced, fn, trial, desk)
             return run_workers(fn, arguments, runtime=runtime, name=name, is_private=is_private)
         told = {**arguments, "say": functools.partial(_say, post, trial)}
         return _run_alone(fn, told, runtime=runtime, is_private=is_private, cpus=cpus)
 
     return run
+
+
+def _announced(
+    fn: Callable, trial: str, desk: DeskClient, collective: Collective, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """A worker's part, after the driver of the study has been told which claim on the cluster the group holds."""
+    import ray
+
+    if collective.rank == 0:
+        desk.ask("group", trial=trial, group=ray.util.get_current_placement_group())
+    return fn(collective, arguments)
 
 
 def _say(post: Post | None, trial: str, line: str) -> None:

@@ -46,6 +46,11 @@ class StudyWatch(Callback):
             _watched.end(known.name, status="stopped", reason="")
             _watched.ended(known)
 
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """A trial whose process was lost: it may begin again, and what it held must be free for it."""
+        if _watched is not None and (known := _trial_of(_watched, trial)) is not None:
+            _watched.release(known.name)
+
 
 def _trial_of(trials: TrialDesk, trial: Any) -> Trial | None:
     name = trials.name_of(trial.trial_id)

@@ -15,10 +15,13 @@ import yaml
 from rapid_dist import layout
 from rapid_dist.artifacts.manifest import read_manifest
 from rapid_dist.artifacts.storage import Store
+from rapid_dist.distributed.tuning.begin import TrialDesk
 from rapid_dist.distributed.tuning.run import run_study
+from rapid_dist.distributed.tuning.study import Study
 from rapid_dist.errors import ArtifactError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.recorder import recording
+from rapid_dist.metrics.trials import TrialGauges
 from rapid_dist.pipeline import Run
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
@@ -26,6 +29,7 @@ from rapid_dist.privacy.ledger import read_ledger
 from rapid_dist.specs import load_spec, parse_spec
 from rapid_dist.specs.tuning import parse_study
 from rapid_dist.tuning.results import read_trials
+from rapid_dist.tuning.table import LiveTable
 from tests.metrics.recorded import kept_recorder
 from tests.tiny import tiny_settings
 
@@ -161,6 +165,21 @@ def test_the_winner_is_a_run_that_is_trained_already(composed):
     assert read_ledger(ledger).head == before
     stated = read_manifest(run.store(layout.SAMPLES)).facts["statement"]
     assert stated["epsilon"] == answer["statement"]["epsilon"]
+
+
+def test_what_a_stopped_trials_workers_claimed_is_free_for_the_next(composed):
+    import ray
+
+    study, out, _, _ = composed
+    desk = TrialDesk(Study(study, out), LiveTable("tiny"), TrialGauges(None, num_trials=2))
+    (trial, _) = desk.book.all()
+    claim = ray.util.placement_group([{"CPU": 2}])
+    ray.get(claim.ready(), timeout=30)
+    desk.handle({"kind": "group", "trial": trial.name, "group": claim})
+    desk.ended(trial)
+    another = ray.util.placement_group([{"CPU": 2}])
+    assert another.wait(30)
+    ray.util.remove_placement_group(another)
 
 
 def test_repeat_select_pays_once_and_shows_the_winner_alone(composed, study_of, tmp_path, capfd):
