@@ -60,6 +60,11 @@ class Store:
         root = self.uri.removeprefix("s3://") if not self.is_local else self.uri
         return "/".join([root, *parts])
 
+    def uri_of(self, relative: str) -> str:
+        """What people are shown of a file, and what every command takes. Raises InputError as path does."""
+        self.path(relative)
+        return f"{self.uri}/{relative}"
+
     def child(self, relative: str) -> Store:
         """The store of a sub-folder."""
         self.path(relative)

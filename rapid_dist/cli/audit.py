@@ -67,6 +67,6 @@ def _print(result: Any, store: Any) -> None:
     for check in result.violations:
         click.echo(f"VIOLATION  {check.words}")
     click.echo(
-        f"{'passed' if result.passed else 'FAILED'}; numbers {store.path('audit.json')}, "
-        f"picture {store.path('audit.png')}"
+        f"{'passed' if result.passed else 'FAILED'}; numbers {store.uri_of('audit.json')}, "
+        f"picture {store.uri_of('audit.png')}"
     )

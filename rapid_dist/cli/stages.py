@@ -172,7 +172,7 @@ def _print_report(whole: Any, results: list[Any], as_json: bool) -> None:
 
     report = whole.report()
     folder = whole.store(layout.EVALUATION)
-    paths = {"report": folder.path("report.html"), "grid": folder.path("grid.png")}
+    paths = {"report": folder.uri_of("report.html"), "grid": folder.uri_of("grid.png")}
     if as_json:
         click.echo(json.dumps({**report, "out": whole.out.uri, "paths": paths, "stages": [vars(r) for r in results]}))
         return

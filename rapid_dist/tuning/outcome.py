@@ -141,7 +141,7 @@ def write_outcome(
 
     def write(name: str, data: bytes) -> None:
         out.write_bytes(name, data)
-        paths[name] = out.path(name)
+        paths[name] = out.uri_of(name)
 
     if best_spec is not None:
         write(BEST, best_spec.to_yaml().encode())

@@ -63,7 +63,8 @@ def study(ray_cluster, s3_environment, tiny_sources, tmp_path_factory):
         jobs.submit("sweep-2", *entry, wait=False)
         jobs.wait_for_end("sweep-2", 900)
         jobs.submit("again", *entry)
-        jobs.submit("best", "jobs/run.py", "--spec", f"{out.uri}/best.yaml", "--out", f"{out.uri}/best")
+        best = last_json(jobs.log("sweep-2"))["paths"]["best.yaml"]
+        jobs.submit("best", "jobs/run.py", "--spec", best, "--out", f"{out.uri}/best")
         logs = {name: jobs.log(name) for name in ("sweep-1", "sweep-2", "again", "best")}
     return out, logs, before
 

@@ -114,3 +114,10 @@ def test_chunks_become_one_object_of_several_parts_or_none(s3, monkeypatch):
     assert store.read_bytes("a/x") == chunk * 11
     with pytest.raises(StorageError, match="bucket does not exist"):
         Store("s3://nowhere/a").write_chunks("x", [b"1"])
+
+
+def test_what_people_are_shown_of_a_file_is_what_commands_take(s3, tmp_path):
+    assert Store(f"{s3}/run").uri_of("evaluation/report.html") == "s3://bucket/run/evaluation/report.html"
+    assert Store(tmp_path).uri_of("report.html") == f"{tmp_path}/report.html"
+    with pytest.raises(InputError, match="leaves"):
+        Store(f"{s3}/run").uri_of("../other")
