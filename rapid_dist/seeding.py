@@ -1,12 +1,14 @@
-"""Public randomness addressed by (seed, role, index), so that no result depends on the order of draws.
+"""Public randomness addressed by (seed, role, item), so that no result depends on the order of draws.
 
-Nothing here protects privacy: inclusion and noise have a secret key of their own (privacy.keyed).
+Nothing here protects privacy: inclusion and noise have a secret key of their own (privacy.keyed). The item of a private
+record is a digest of its own content, never its place among the others: see rapid_dist/privacy/README.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import struct
 
 import numpy as np
 import torch
@@ -45,8 +47,24 @@ def _words(seed: int, role: str, item_ids: np.ndarray, count: int) -> np.ndarray
     return _mix(starts[:, None] + steps[None, :])
 
 
+def content_addresses(rows: np.ndarray) -> np.ndarray:
+    """Returns one address a row, (n,) uint64: 64 bits of BLAKE2b (RFC 7693) over the row's own shape and bytes.
+
+    rows: (n, ...) of any fixed-size type. Equal rows have equal addresses, and so share their public draws.
+    """
+    return content_digests(rows)[:, 0]
+
+
+def content_digests(rows: np.ndarray) -> np.ndarray:
+    """Returns the 128-bit BLAKE2b of each row's shape and bytes, (n, 2) uint64."""
+    shape = struct.pack(f"<{rows.ndim - 1}q", *rows.shape[1:])
+    kept = np.ascontiguousarray(rows)
+    digests = b"".join(hashlib.blake2b(shape + row.tobytes(), digest_size=16).digest() for row in kept)
+    return np.frombuffer(digests, "<u8").reshape(-1, 2).astype(np.uint64)
+
+
 def draw_normals(seed: int, role: str, item_ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normals (n, *shape) float32 for item ids (n,) int64; row i depends on (seed, role, item_ids[i]) alone.
+    """Standard normals (n, *shape) float32 for item ids (n,); row i depends on (seed, role, item_ids[i]) alone.
 
     Counter-based: splitmix64 words turned into pairs of normals by Box and Muller (1958).
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
 
 PRETRAIN = "pretrain"
+_EQUAL_BATCH = 256  # rows of a batch: large enough to cost nothing, small enough to fill up for a few records
 
 
 def save_weights(store: Store, path: str, weights: Mapping[str, torch.Tensor]) -> FileEntry:
@@ -100,7 +101,29 @@ def open_public_models(spec: RunSpec, store: Store, manifest: Manifest, *, devic
 
 
 @torch.no_grad()
-def encode_pixels(autoencoder: torch.nn.Module, image: torch.Tensor, *, device: str, batch_size: int = 2048):
-    """uint8 (n, C, H, W) -> latents (n, *latent_shape) float32 on the CPU."""
-    parts = [autoencoder.encode(part.to(device).float() / 255).cpu() for part in image.split(batch_size)]
-    return torch.cat(parts) if parts else torch.empty(0, *autoencoder.latent_shape)
+def in_equal_batches(fn: Callable[..., torch.Tensor], *rows: torch.Tensor, row_shape: tuple[int, ...]) -> torch.Tensor:
+    """Returns fn of the rows, (n, *row_shape), asked for in batches of one size; the last one is filled up with zeros.
+
+    fn: from a batch of each of `rows`, (b, ...), to (b, *row_shape) on the CPU; its row i looks at row i alone.
+    A library may compute a row by another kernel in a batch of another size, and then the last bit of a record's result
+    would tell how many records there are. One bit is enough to change which trajectory is nearest, hence a vote.
+    """
+    results = []
+    for batch in zip(*(r.split(_EQUAL_BATCH) for r in rows), strict=True):
+        size = len(batch[0])
+        if size < _EQUAL_BATCH:
+            batch = [torch.cat([b, b.new_zeros(_EQUAL_BATCH - size, *b.shape[1:])]) for b in batch]
+        results.append(fn(*batch)[:size])
+    return torch.cat(results) if results else torch.empty(0, *row_shape)
+
+
+def encode_pixels(autoencoder: torch.nn.Module, image: torch.Tensor, *, device: str) -> torch.Tensor:
+    """Returns the latents (n, *latent_shape) float32, on the CPU, of images (n, C, H, W) uint8.
+
+    Guarantee: row i is a function of image i and the autoencoder alone, to the bit.
+    """
+
+    def encode(part: torch.Tensor) -> torch.Tensor:
+        return autoencoder.encode(part.to(device).float() / 255).cpu()
+
+    return in_equal_batches(encode, image, row_shape=autoencoder.latent_shape)

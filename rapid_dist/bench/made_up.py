@@ -28,6 +28,7 @@ class MadeUp:
         p, mine = self.partition, slice(rank, None, world_size)
         return PrivatePartition(
             example_id=p.example_id[mine],
+            address=p.address[mine],
             latent=p.latent[mine],
             label=p.label[mine],
             surrogate=None if p.surrogate is None else p.surrogate[mine],
@@ -45,6 +46,7 @@ def make_up(spec: RunSpec) -> MadeUp:
     needs_surrogate = spec.training.objective == "surrogate"
     partition = PrivatePartition(
         example_id=np.arange(count, dtype=np.int64),
+        address=np.arange(count, dtype=np.uint64),
         latent=torch.randn((count, *shape), generator=generator),
         label=label,
         surrogate=torch.randn((count, *shape), generator=generator) if needs_surrogate else None,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import struct
 
 import numpy as np
 
 from rapid_dist.ingest.decode import DecodedUnit
+from rapid_dist.seeding import content_digests
 
 
 def pixel_digests(image: np.ndarray) -> np.ndarray:
@@ -18,10 +17,7 @@ def pixel_digests(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype != np.uint8 or image.ndim != 4:
         raise TypeError(f"got {image.dtype} of shape {image.shape}; expected (N, C, H, W) uint8")
-    shape = struct.pack("<3q", *image.shape[1:])
-    rows = np.ascontiguousarray(image)
-    digests = b"".join(hashlib.blake2b(shape + row.tobytes(), digest_size=16).digest() for row in rows)
-    return np.frombuffer(digests, "<u8").reshape(-1, 2).astype(np.uint64)
+    return content_digests(image)
 
 
 def sorted_digests(digests: np.ndarray) -> np.ndarray:

@@ -20,11 +20,14 @@ from rapid_dist.specs import ScheduleSpec, TrainingSpec
 class PrivatePartition:
     """The private records one worker holds.
 
-    example_id: (n,) int64; latent: (n, *latent_shape) float32; label: (n,) int64, -1 for none;
+    example_id: (n,) int64, the record's place in its data set, which only the secret draws of inclusion may use;
+    address: (n,) uint64, the digest of its own pixels, by which public draws find it (seeding.content_addresses);
+    latent: (n, *latent_shape) float32; label: (n,) int64, -1 for none;
     surrogate: (n, *latent_shape) float32, each record's own retrieved value, or None.
     """
 
     example_id: np.ndarray
+    address: np.ndarray
     latent: torch.Tensor
     label: torch.Tensor
     surrogate: torch.Tensor | None = None
@@ -46,17 +49,17 @@ def make_private_batch(
 ) -> PrivateBatch:
     """The batch of the included records (n,) bool at this step.
 
-    Timesteps, diffusion noise and label dropout are functions of (seed, step, example id), so neither the worker
-    that holds a record nor the other records change them.
+    Timesteps, diffusion noise and label dropout are functions of (seed, step, content of the record), so neither the
+    worker that holds a record, nor its place in the data set, nor the other records change them.
 
-    Guarantee: row i is a function of record i and public values alone.
+    Guarantee: row i is a function of the content of record i and public values alone.
     """
     index = np.flatnonzero(included)
-    ids, draws = partition.example_id[index], training.noise_multiplicity
+    address, draws = partition.address[index], training.noise_multiplicity
     latent = partition.latent[index]
-    timestep = draw_timesteps(training, schedule, step, ids)
-    noise = draw_normals(training.seed, f"noise-{step}", ids, (draws, *latent.shape[1:]))
-    kept = draw_uniforms(training.seed, f"label-{step}", ids, 1)[:, 0] >= training.label_dropout
+    timestep = draw_timesteps(training, schedule, step, address)
+    noise = draw_normals(training.seed, f"noise-{step}", address, (draws, *latent.shape[1:]))
+    kept = draw_uniforms(training.seed, f"label-{step}", address, 1)[:, 0] >= training.label_dropout
     label = torch.where(torch.from_numpy(kept), partition.label[index], -1)
 
     x0 = latent.to(device).repeat_interleave(draws, dim=0)
@@ -77,14 +80,14 @@ def make_private_batch(
     )
 
 
-def draw_timesteps(training: TrainingSpec, schedule: ScheduleSpec, step: int, example_id: np.ndarray) -> np.ndarray:
+def draw_timesteps(training: TrainingSpec, schedule: ScheduleSpec, step: int, address: np.ndarray) -> np.ndarray:
     """Timesteps below the split, (n, noise_multiplicity) int64, by the law of training.timestep_power.
 
     floor(split_step * u^power): the share of draws below a timestep t is (t / split_step)^(1 / power).
     """
     role, draws = f"timestep-{step}", training.noise_multiplicity
     if training.timestep_power == 1:
-        return draw_integers(training.seed, role, example_id, draws, below=schedule.split_step)
-    uniform = draw_uniforms(training.seed, role, example_id, draws)
+        return draw_integers(training.seed, role, address, draws, below=schedule.split_step)
+    uniform = draw_uniforms(training.seed, role, address, draws)
     drawn = (schedule.split_step * uniform**training.timestep_power).astype(np.int64)
     return drawn.clip(max=schedule.split_step - 1)

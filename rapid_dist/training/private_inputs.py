@@ -10,7 +10,7 @@ import torch
 from rapid_dist.artifacts.images import INGEST, read_all_images
 from rapid_dist.artifacts.knowledge_base import BUILD, open_knowledge_base
 from rapid_dist.artifacts.manifest import Manifest, open_artifact
-from rapid_dist.artifacts.models import PRETRAIN, PublicModels, encode_pixels, open_public_models
+from rapid_dist.artifacts.models import PRETRAIN, PublicModels, encode_pixels, in_equal_batches, open_public_models
 from rapid_dist.artifacts.prototypes import prototype_label_shares
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.diffusion.denoisers import build_denoiser
@@ -18,7 +18,7 @@ from rapid_dist.errors import InputError
 from rapid_dist.retrieval.interface import TrajectorySearch
 from rapid_dist.retrieval.record_queries import nearest_trajectories
 from rapid_dist.retrieval.trajectory import keys_of_latents, trajectory_noise
-from rapid_dist.seeding import derive_seed, make_generator
+from rapid_dist.seeding import content_addresses, derive_seed, make_generator
 from rapid_dist.specs import RunSpec
 from rapid_dist.training.class_start import public_class_weights, start_private_model, vote_shares
 from rapid_dist.training.collective import Collective
@@ -57,7 +57,8 @@ def load_private_inputs(
     base: the version of the knowledge base to use, whatever became of it since; None is the newest.
     search: a service that holds the base; None opens it in this process.
 
-    Guarantee: every row is a function of its record and public artefacts alone.
+    Guarantee: every row is a function of its record's content and public artefacts alone, to the bit; only example_id
+    is the record's place, and only inclusion, whose key is secret, looks at it.
     """
     weights = open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
     models = open_public_models(spec, pretrain, weights, device=device)
@@ -68,6 +69,7 @@ def load_private_inputs(
             "set data.image_size and data.num_channels so that they agree"
         )
     table = read_all_images(images, source, rank=collective.rank, world_size=collective.world_size)
+    address = content_addresses(table.image)
     latent = encode_pixels(models.autoencoder, torch.from_numpy(table.image), device=device)
     label = table.label.astype(np.int64) if spec.data.num_classes else np.full(len(table), -1, dtype=np.int64)
     surrogate, prototype, num_prototypes, prototype_labels = None, np.empty(0, np.int64), 0, None
@@ -77,7 +79,7 @@ def load_private_inputs(
         if search is None:
             search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
         nearest = nearest_trajectories(
-            _record_keys(spec, models, latent, table.example_id, device), label, search, spec.knowledge_base.label_map
+            _record_keys(spec, models, latent, address, device), label, search, spec.knowledge_base.label_map
         )
         prototype, num_prototypes = search.prototypes_of(nearest).astype(np.int64), base.facts["num_prototypes"]
         prototype_labels = prototype_label_shares(search, num_prototypes, models.num_public_classes)
@@ -85,7 +87,11 @@ def load_private_inputs(
             surrogate = torch.from_numpy(search.values_of(nearest))
     return PrivateInputs(
         partition=PrivatePartition(
-            example_id=table.example_id, latent=latent, label=torch.from_numpy(label), surrogate=surrogate
+            example_id=table.example_id,
+            address=address,
+            latent=latent,
+            label=torch.from_numpy(label),
+            surrogate=surrogate,
         ),
         models=models,
         prototype=prototype,
@@ -97,23 +103,23 @@ def load_private_inputs(
 
 
 def _record_keys(
-    spec: RunSpec, models: PublicModels, latent: torch.Tensor, example_id: np.ndarray, device: str
+    spec: RunSpec, models: PublicModels, latent: torch.Tensor, address: np.ndarray, device: str
 ) -> np.ndarray:
     """The key of each record, by the same road as the knowledge base's keys, (n, feature_dim) float32."""
-    noise = trajectory_noise(derive_seed(spec.training.seed, "record-query"), example_id, models.latent_shape)
-    keys = [
-        keys_of_latents(
-            z.to(device),
-            n.to(device),
+    noise = trajectory_noise(derive_seed(spec.training.seed, "record-query"), address, models.latent_shape)
+
+    def keys(latent: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return keys_of_latents(
+            latent.to(device),
+            noise.to(device),
             denoiser=models.denoiser,
             extract=models.extractor,
             schedule=spec.schedule,
             alphas_cumprod=models.alphas_cumprod,
             num_conditions=models.num_public_classes,
         ).cpu()
-        for z, n in zip(latent.split(4096), noise.split(4096), strict=True)
-    ]
-    return torch.cat(keys).numpy() if keys else np.empty((0, spec.extractor.feature_dim), np.float32)
+
+    return in_equal_batches(keys, latent, noise, row_shape=(spec.extractor.feature_dim,)).numpy()
 
 
 def start_model(spec: RunSpec, inputs: PrivateInputs, noisy_votes: np.ndarray | None) -> torch.nn.Module:

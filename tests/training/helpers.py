@@ -16,6 +16,7 @@ from rapid_dist.diffusion.schedule import make_alphas_cumprod
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.seeding import content_addresses
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.private_batch import PrivatePartition
@@ -115,6 +116,7 @@ def make_records(num_records: int, *, has_surrogate: bool = False) -> PrivatePar
     latent, surrogate = (torch.from_numpy(rng.normal(size=(num_records, *SHAPE)).astype("f4")) for _ in range(2))
     return PrivatePartition(
         example_id=np.arange(num_records, dtype=np.int64) * 5 + 2,
+        address=content_addresses(latent.numpy()),
         latent=latent,
         label=torch.from_numpy(rng.integers(-1, NUM_CLASSES, num_records)),
         surrogate=surrogate if has_surrogate else None,
@@ -126,7 +128,11 @@ def take(records: PrivatePartition, rows: Any) -> PrivatePartition:
     rows = np.asarray(rows, dtype=np.int64)
     surrogate = None if records.surrogate is None else records.surrogate[rows]
     return PrivatePartition(
-        example_id=records.example_id[rows], latent=records.latent[rows], label=records.label[rows], surrogate=surrogate
+        example_id=records.example_id[rows],
+        address=records.address[rows],
+        latent=records.latent[rows],
+        label=records.label[rows],
+        surrogate=surrogate,
     )
 
 

@@ -67,11 +67,15 @@ def test_a_row_does_not_change_when_other_records_are_gone_moved_or_left_out(obj
     assert len(gone) == len(left_out) == 3
 
 
-def test_a_row_follows_the_id_of_its_record_not_its_place():
-    records = make_records(4)
-    other = make_records(4)
-    other.example_id[:] = records.example_id + 1
-    assert not any(torch.equal(make_batch(records).noise[i], make_batch(other).noise[i]) for i in range(4))
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_row_follows_the_content_of_its_record_not_its_place(objective):
+    records, moved = make_records(4, has_surrogate=True), make_records(4, has_surrogate=True)
+    moved.example_id[:] = records.example_id - 1  # as when a file before them all is gone
+    before, after = make_batch(records, objective=objective), make_batch(moved, objective=objective)
+    assert all(rows_equal(before, i, after, i) for i in range(4))
+    moved.address[:] += np.uint64(1)
+    other = make_batch(moved)
+    assert not any(torch.equal(make_batch(records).noise[i], other.noise[i]) for i in range(4))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

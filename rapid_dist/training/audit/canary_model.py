@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rapid_dist.diffusion.denoisers import build_denoiser
-from rapid_dist.seeding import make_generator
+from rapid_dist.seeding import content_addresses, make_generator
 from rapid_dist.specs import DenoiserSpec
 from rapid_dist.training.private_batch import PrivatePartition
 
@@ -68,6 +68,7 @@ class AuditRecords:
         rows = np.flatnonzero(self.example_id % world_size == rank)
         return PrivatePartition(
             example_id=self.example_id[rows],
+            address=content_addresses(self.latent[rows].numpy()),
             latent=self.latent[rows],
             label=self.label[rows],
             surrogate=self.surrogate[rows],
