@@ -13,9 +13,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from dp_accounting import get_epsilon_gaussian
 from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtri
-from scipy.stats import beta, binom
+from scipy.special import ndtri
+from scipy.stats import binom, binomtest
 
 from rapid_dist.errors import SpecError
 
@@ -38,18 +39,12 @@ class LowerBounds:
 def lower_bounds(scores: np.ndarray, is_in: np.ndarray, *, delta: float, significance: float) -> LowerBounds:
     """The three bounds. scores: (n,) float64, higher where a canary looks present; is_in: (n,) bool, the coins."""
     rates = threshold_error_rates(scores, is_in, significance=significance)
+    mu = mu_of_rates(rates)
     return LowerBounds(
         clopper_pearson=epsilon_clopper_pearson(rates, delta=delta),
         one_run=epsilon_one_run(scores, is_in, delta=delta, significance=significance),
-        gdp=epsilon_of_mu(mu_of_rates(rates), delta),
+        gdp=float(get_epsilon_gaussian(1 / mu if mu > 0 else math.inf, delta)),
     )
-
-
-def upper_rate(num_hits: int, num_trials: int, significance: float) -> float:
-    """The Clopper-Pearson upper end: the largest rate at which num_hits or fewer still has that probability."""
-    if num_hits >= num_trials:
-        return 1.0
-    return float(beta.isf(significance, num_hits + 1, num_trials - num_hits))
 
 
 def threshold_error_rates(scores: np.ndarray, is_in: np.ndarray, *, significance: float) -> np.ndarray:
@@ -65,16 +60,13 @@ def threshold_error_rates(scores: np.ndarray, is_in: np.ndarray, *, significance
     inside, outside = scores[first:][is_in[first:]], scores[first:][~is_in[first:]]
     if not len(inside) or not len(outside):
         raise SpecError(f"{len(inside)} canaries are in and {len(outside)} out; expected some of both")
-    share = significance / (2 * len(thresholds))
-    return np.array(
-        [
-            (
-                upper_rate(int((outside > t).sum()), len(outside), share),
-                upper_rate(int((inside <= t).sum()), len(inside), share),
-            )
-            for t in thresholds
-        ]
-    )
+    level = 1 - significance / (2 * len(thresholds))
+
+    def upper_end(is_error: np.ndarray) -> float:
+        test = binomtest(int(is_error.sum()), len(is_error), alternative="less")
+        return float(test.proportion_ci(level, method="exact").high)
+
+    return np.array([(upper_end(outside > t), upper_end(inside <= t)) for t in thresholds])
 
 
 def epsilon_clopper_pearson(rates: np.ndarray, *, delta: float) -> float:
@@ -94,24 +86,6 @@ def mu_of_rates(rates: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):
         mu = -ndtri(rates[:, 0]) - ndtri(rates[:, 1])
     return float(np.max(mu, initial=0.0, where=np.isfinite(mu)))
-
-
-def delta_of_mu(epsilon: float, mu: float) -> float:
-    """Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2): the delta of mu-GDP (Balle and Wang 2018)."""
-    return math.exp(log_ndtr(mu / 2 - epsilon / mu)) - math.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
-
-
-def epsilon_of_mu(mu: float, delta: float) -> float:
-    """The epsilon at delta of a mechanism with mu-GDP; 0 for mu = 0."""
-    if mu <= 0 or delta_of_mu(0.0, mu) <= delta:
-        return 0.0
-    high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1
-    return float(brentq(lambda e: delta_of_mu(e, mu) - delta, 0.0, high, xtol=1e-10))
-
-
-def mu_of_epsilon(epsilon: float, delta: float) -> float:
-    """The inverse of epsilon_of_mu, for epsilon above 0."""
-    return float(brentq(lambda mu: epsilon_of_mu(mu, delta) - epsilon, 1e-9, epsilon + 10.0, xtol=1e-10))
 
 
 def epsilon_one_run(scores: np.ndarray, is_in: np.ndarray, *, delta: float, significance: float) -> float:

@@ -6,9 +6,9 @@ import io
 from typing import Any
 
 import numpy as np
+from dp_accounting import get_sigma_gaussian
 from scipy.special import ndtr, ndtri
 
-from rapid_dist.privacy.audit.estimators import mu_of_epsilon
 from rapid_dist.privacy.audit.verdict import AuditResult, CanaryResult
 
 _READINGS = (
@@ -79,7 +79,7 @@ def _draw_errors(axes: Any, kind: CanaryResult) -> None:
     false_positive = 1 - np.searchsorted(outside, thresholds, side="right") / len(outside)
     axes.plot(false_positive, false_negative, "--", color="black", lw=1.5, zorder=3, label="seen")
     x = np.linspace(1e-6, 1 - 1e-6, 400)
-    allowed = ndtr(-ndtri(x) - mu_of_epsilon(kind.claimed_epsilon, kind.setting["delta"]))
+    allowed = ndtr(-ndtri(x) - 1 / get_sigma_gaussian(kind.claimed_epsilon, kind.setting["delta"]))
     axes.fill_between(x, 0, allowed, color=_CLAIM, alpha=0.15, label="fewer errors than the claim allows")
     axes.plot(x, allowed, color=_CLAIM, lw=1)
     axes.set_xlabel("false positives")

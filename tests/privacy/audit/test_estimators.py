@@ -6,22 +6,18 @@ import math
 
 import numpy as np
 import pytest
+from dp_accounting import get_epsilon_gaussian
 from scipy import stats
 
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.audit.estimators import (
     epsilon_clopper_pearson,
-    epsilon_of_mu,
     epsilon_one_run,
     lower_bounds,
-    mu_of_epsilon,
     mu_of_rates,
     one_run_p_value,
     threshold_error_rates,
-    upper_rate,
 )
-from rapid_dist.privacy.charges import Charge
 
 DELTA = 1e-5
 
@@ -33,29 +29,28 @@ def simulate(seed: int, *, mu: float, num_canaries: int = 5000) -> tuple[np.ndar
     return rng.normal(size=num_canaries) + mu * coins, coins
 
 
-@pytest.mark.parametrize(("sigma", "steps"), [(10.0, 100), (1.0, 1), (0.5, 1), (40.0, 100)])
-def test_epsilon_of_mu_is_that_of_the_gaussian_mechanism(sigma, steps):
-    charge = Charge(mechanism="gaussian", noise_multiplier=sigma, num_steps=steps, purpose="test")
-    assert epsilon_of_mu(math.sqrt(steps) / sigma, DELTA) == pytest.approx(epsilon_pld((charge,), DELTA), abs=2e-4)
+def test_upper_ends_of_error_rates_are_closed_forms_at_no_error_and_at_nothing_but_errors():
+    """(1 - p)^n = significance at no error in n, and 1 at n errors in n (Clopper and Pearson 1934)."""
+    coins = np.arange(200) % 2 == 0
+    rates = threshold_error_rates(coins.astype(float), coins, significance=0.06)
+    # Cuts at 0, 0.5 and 1 make six rates: 0.01 each, of 90 in and 90 out. A cut at 1 misses everyone in.
+    none_of_90 = 1 - 0.01 ** (1 / 90)
+    np.testing.assert_allclose(rates[0], [none_of_90, none_of_90], rtol=1e-9)
+    np.testing.assert_allclose(rates[-1], [none_of_90, 1.0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("mu", [0.01, 1.0, 8.0])
-def test_mu_of_epsilon_undoes_epsilon_of_mu(mu):
-    assert mu_of_epsilon(epsilon_of_mu(mu, DELTA), DELTA) == pytest.approx(mu, rel=1e-6)
+def test_the_gdp_reading_is_epsilon_of_a_gaussian_mechanism_in_closed_form():
+    """delta = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu) (Balle and Wang 2018, Equation 6)."""
+    scores, coins = simulate(0, mu=1.0)
+    epsilon = lower_bounds(scores, coins, delta=DELTA, significance=0.01).gdp
+    mu = mu_of_rates(threshold_error_rates(scores, coins, significance=0.01))
+    delta = stats.norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * stats.norm.cdf(-mu / 2 - epsilon / mu)
+    assert delta == pytest.approx(DELTA, rel=1e-6)
 
 
-def test_epsilon_of_mu_is_zero_without_a_signal():
-    assert epsilon_of_mu(0.0, DELTA) == 0.0
-    assert epsilon_of_mu(1e-6, DELTA) == 0.0
-
-
-@pytest.mark.parametrize(("hits", "trials"), [(0, 10), (3, 10), (9, 10), (40, 1000)])
-def test_the_upper_rate_is_where_so_few_hits_become_that_unlikely(hits, trials):
-    assert stats.binom.cdf(hits, trials, upper_rate(hits, trials, 0.02)) == pytest.approx(0.02)
-
-
-def test_nothing_but_hits_bounds_no_rate():
-    assert upper_rate(10, 10, 0.02) == 1.0
+def test_the_gdp_reading_is_zero_without_a_signal():
+    scores, coins = simulate(1, mu=0.0)
+    assert lower_bounds(scores, coins, delta=DELTA, significance=0.01).gdp == 0.0
 
 
 def test_clopper_pearson_reads_both_directions():
@@ -92,7 +87,7 @@ def test_the_one_run_bound_counts_guesses_of_randomised_response():
 
 @pytest.mark.parametrize("mu", [0.3, 1.0, 2.0])
 def test_a_right_mechanism_is_never_over_its_claim(mu):
-    claimed = epsilon_of_mu(mu, DELTA)
+    claimed = get_epsilon_gaussian(1 / mu, DELTA)
     for seed in range(30):
         bounds = lower_bounds(*simulate(seed, mu=mu), delta=DELTA, significance=0.01)
         assert max(bounds.gdp, bounds.one_run, bounds.clopper_pearson) <= claimed
@@ -101,7 +96,7 @@ def test_a_right_mechanism_is_never_over_its_claim(mu):
 
 @pytest.mark.parametrize("factor", [math.sqrt(2), 2.0])
 def test_too_little_noise_is_always_over_the_claim(factor):
-    claimed = epsilon_of_mu(1.0, DELTA)
+    claimed = get_epsilon_gaussian(1.0, DELTA)
     for seed in range(30):
         assert lower_bounds(*simulate(seed, mu=factor), delta=DELTA, significance=0.01).gdp > claimed + 0.01
 
@@ -109,7 +104,7 @@ def test_too_little_noise_is_always_over_the_claim(factor):
 def test_no_noise_at_all_is_over_the_claim_in_every_reading():
     coins = simulate(0, mu=1.0)[1]
     bounds = lower_bounds(coins.astype(float), coins, delta=DELTA, significance=0.01)
-    assert min(bounds.gdp, bounds.one_run, bounds.clopper_pearson) > epsilon_of_mu(1.0, DELTA)
+    assert min(bounds.gdp, bounds.one_run, bounds.clopper_pearson) > get_epsilon_gaussian(1.0, DELTA)
 
 
 def test_thresholds_do_not_come_from_the_canaries_they_judge():
