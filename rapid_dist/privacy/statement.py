@@ -25,12 +25,12 @@ ASSUMPTIONS = (
     "sample rate, clipping norm, noise, number of steps and the nominal size were fixed beforehand and are public",
     "the number of classes and the proportions sampled are public statements, not counted on the private data",
     "public images, and everything trained on them, are not protected; a person in both sets is unprotected there",
-    "how long stages took, in logs, manifests and reports, is not protected",
+    "how long stages that read private data took is not protected: it stays in the owner's own log and metrics",
     "the epsilon of any one person is the stated one only if that person contributed one unit",
 )
 OUTSIDE_GUARANTEE = (
     "numbers computed from private references in evaluation, which are marked there",
-    "how long steps and stages took, and how much memory and traffic they needed",
+    "how long steps and stages took, in the owner's own log and metrics, and what memory and traffic they needed",
 )
 _CHANGES = {"add_or_remove_one": "adding or removing", "replace_one": "replacing"}
 _LINE_LEAVES_OUT = ("sentences", "mechanisms", "assumptions", "limits", "severities")
