@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rapid_dist import layout
-from rapid_dist.artifacts.manifest import Manifest, open_artifact, read_manifest
+from rapid_dist.artifacts.manifest import open_artifact, read_manifest
+from rapid_dist.artifacts.owner_log import OwnerLog
+from rapid_dist.artifacts.stage import BEGUN
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.errors import ArtifactError
+from rapid_dist.errors import ArtifactError, RapidDistError, StorageError
 from rapid_dist.metrics.ledger_watch import watched_ledger
 from rapid_dist.metrics.recorder import current_recorder, stage_shown
 from rapid_dist.specs import RunSpec, parse_spec
@@ -23,11 +25,14 @@ STAGES = ("ingest", "pretrain", "build-kb", "train", "sample", "evaluate")
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """A finished stage: its manifest's folder, how long it took in all, and whether this call had anything to do."""
+    """A finished stage: its manifest's folder, how long it took in all, and whether this call had anything to do.
+
+    seconds: for the owner alone, since stages read private data; None where this run does not know.
+    """
 
     stage: str
     uri: str
-    seconds: float
+    seconds: float | None
     skipped: bool
 
 
@@ -36,6 +41,7 @@ class Run:
 
     def __init__(self, spec: RunSpec, out: Store):
         self.spec, self.out = spec, out
+        self.owner_log = OwnerLog(out)
 
     def store(self, relative: str) -> Store:
         return self.out.child(relative)
@@ -88,7 +94,8 @@ class Run:
         """The report of a finished run, with the seconds that evaluation itself took."""
         manifest = open_artifact(self.store(layout.EVALUATION), stage="evaluate")
         report = dict(manifest.facts["report"])
-        report["stage_seconds"] = {**(report["stage_seconds"] or {}), "evaluate": round(manifest.seconds, 1)}
+        seconds = self.owner_log.of("evaluate", manifest)
+        report["stage_seconds"] = {**(report["stage_seconds"] or {}), "evaluate": seconds}
         return report
 
     def _dataset(self, source: str, folder: str) -> Store:
@@ -119,22 +126,30 @@ class Run:
 
 
 @contextmanager
-def _told(name: str, store: Store, results: list[StageResult], *, is_whole: bool = True) -> Iterator[None]:
-    """Says that a stage begins or is skipped, and keeps its result; is_whole: False when a finished one lost files."""
+def _told(run: Run, name: str, store: Store, results: list[StageResult], *, is_whole: bool = True) -> Iterator[None]:
+    """Says that a stage begins or is skipped, keeps its result, and how long it took in the owner's log.
+
+    is_whole: False when a finished one lost files.
+    """
     skipped = read_manifest(store) is not None and is_whole
     if not skipped:
         say(headed(name, "begins"))
     started = time.monotonic()
-    with stage_shown(current_recorder(), name):
-        yield
-    manifest: Manifest = read_manifest(store)
-    seconds = manifest.seconds
+    try:
+        with stage_shown(current_recorder(), name):
+            yield
+    except (KeyboardInterrupt, RapidDistError) as error:
+        if not skipped and not isinstance(error, StorageError) and store.exists(BEGUN):  # it will be resumed
+            run.owner_log.add(name, time.monotonic() - started)
+        raise
     if skipped:
         say(headed(name, f"skipped: {store.uri} already matches its inputs and spec"))
     else:
         seconds = time.monotonic() - started
+        run.owner_log.add(name, seconds)
         say(headed(name, f"done in {format_seconds(seconds)}: {store.uri}"))
-    results.append(StageResult(stage=name, uri=store.uri, seconds=round(manifest.seconds, 1), skipped=skipped))
+    seconds_in_all = run.owner_log.of(name, read_manifest(store))
+    results.append(StageResult(stage=name, uri=store.uri, seconds=seconds_in_all, skipped=skipped))
 
 
 def _ingest(run: Run) -> list[StageResult]:
@@ -146,6 +161,7 @@ def ingest_datasets(run: Run, names: tuple[str, ...]) -> list[StageResult]:
     from rapid_dist.distributed.ingest import run_ingest
 
     data, results = run.spec.data, []
+    check_sources(run.spec)
     shape = {"image_size": data.image_size, "num_channels": data.num_channels, "skip_corrupt": data.skip_corrupt}
     private = {**shape, "privacy_class": "private", "class_names": data.class_names, "num_classes": data.num_classes}
     public = {**shape, "privacy_class": "public", "class_names": data.public_class_names}
@@ -154,14 +170,21 @@ def ingest_datasets(run: Run, names: tuple[str, ...]) -> list[StageResult]:
         ("private", data.private, run.private, {**private, "drop_equal_to": run.public}),
     ]
     if data.test is not None:
-        jobs.append(("test", data.test, run.test, private))
+        jobs.append(("test", data.test, run.test, {**private, "like": run.public}))
     for name, source, store, arguments in [job for job in jobs if job[0] in names]:
-        with _told(f"ingest {name}", store, results):
+        with _told(run, f"ingest {name}", store, results):
             if Store(source).uri == store.uri:
                 open_artifact(store, stage="ingest", privacy_classes=_classes_for(name))
             else:
                 run_ingest(source, store, **arguments)
     return results
+
+
+def check_sources(spec: RunSpec) -> None:
+    """Refuses what can be told wrong of the sources without reading them. Raises InputError."""
+    from rapid_dist.ingest.provenance import refuse_shared_sources
+
+    refuse_shared_sources(private=spec.data.private, public=spec.data.public, test=spec.data.test)
 
 
 def _classes_for(name: str) -> tuple[str, ...]:
@@ -173,7 +196,7 @@ def _pretrain(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     store = run.store(layout.PRETRAIN)
-    with _told("pretrain", store, results):
+    with _told(run, "pretrain", store, results):
         run_pretrain(run.spec, run.public, store)
     return results
 
@@ -188,7 +211,7 @@ def _build_knowledge_base(run: Run) -> list[StageResult]:
         return results
     finished = read_manifest(run.knowledge_base)
     is_whole = finished is None or not damaged_files(run.knowledge_base, finished)
-    with _told("build-kb", run.knowledge_base, results, is_whole=is_whole):
+    with _told(run, "build-kb", run.knowledge_base, results, is_whole=is_whole):
         run_build_knowledge_base(run.spec, run.public, run.store(layout.PRETRAIN), run.knowledge_base)
     return results
 
@@ -198,7 +221,7 @@ def _train(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     store = run.store(layout.TRAIN)
-    with _told("train", store, results), watched_ledger(run.ledger, current_recorder()):
+    with _told(run, "train", store, results), watched_ledger(run.ledger, current_recorder()):
         run_train(
             run.spec,
             run.private,
@@ -215,9 +238,9 @@ def _sample(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     pretrain, samples, public = (run.store(f) for f in (layout.PRETRAIN, layout.SAMPLES, layout.PUBLIC_SAMPLES))
-    with _told("sample", samples, results):
+    with _told(run, "sample", samples, results):
         run_sample(run.spec, pretrain, run.knowledge_base, run.store(layout.TRAIN), samples)
-    with _told("sample public-only", public, results):
+    with _told(run, "sample public-only", public, results):
         run_sample_public_only(run.spec, pretrain, public)
     return results
 
@@ -227,7 +250,7 @@ def _evaluate(run: Run) -> list[StageResult]:
 
     results: list[StageResult] = []
     store = run.store(layout.EVALUATION)
-    with _told("evaluate", store, results):
+    with _told(run, "evaluate", store, results):
         run_evaluate(
             run.spec,
             samples=run.store(layout.SAMPLES),
@@ -242,7 +265,7 @@ def _evaluate(run: Run) -> list[StageResult]:
 
 
 def _stage_seconds(run: Run) -> dict[str, float]:
-    """Seconds of the stages finished so far, from their manifests."""
+    """Seconds of the stages finished so far, as far as this run knows them."""
     places = {
         "ingest public": run.public,
         "ingest private": run.private,
@@ -253,7 +276,8 @@ def _stage_seconds(run: Run) -> dict[str, float]:
         "sample public-only": run.store(layout.PUBLIC_SAMPLES),
     }
     manifests = {name: read_manifest(store) for name, store in places.items() if store is not None}
-    return {name: round(m.seconds, 1) for name, m in manifests.items() if m is not None}
+    known = {name: run.owner_log.of(name, m) for name, m in manifests.items() if m is not None}
+    return {name: seconds for name, seconds in known.items() if seconds is not None}
 
 
 _STAGES: dict[str, Callable[[Run], list[StageResult]]] = {

@@ -26,10 +26,15 @@ class ImageTable:
         return len(self.example_id)
 
 
-def write_images(store: Store, path: str, table: ImageTable) -> FileEntry:
-    """One part; returns its entry for the manifest."""
+def write_images(store: Store, path: str, table: ImageTable, *, stage: str, privacy_class: str) -> FileEntry:
+    """Writes one part and returns its entry for the manifest.
+
+    stage, privacy_class: those of the artefact. The file itself says them too, so that a part which is taken out of its
+    folder is never read as raw images of another class.
+    """
     columns = {"example_id": table.example_id, "image": table.image, "label": table.label}
-    return write_file(store, path, table_bytes(columns), rows=len(table))
+    said = {"stage": stage, "privacy_class": privacy_class}
+    return write_file(store, path, table_bytes(columns, said=said), rows=len(table))
 
 
 def read_images(store: Store, entry: FileEntry) -> ImageTable:

@@ -1,8 +1,9 @@
-"""Parts of a stage's output that were finished before the stage was: what lets a killed map go on where it was."""
+"""Parts of a stage's output that were finished before the stage was: what lets a killed map resume where it was."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rapid_dist.artifacts.storage import Store
@@ -33,3 +34,26 @@ class FinishedParts:
     def clear(self) -> None:
         """Forgets all of it, once the manifest is written."""
         self.store.delete_folder(self.folder)
+
+
+def map_serially(
+    make_fn: Callable[..., Callable[[int], dict[str, Any]]],
+    arguments: tuple[Any, ...],
+    num_parts: int,
+    *,
+    store: Store,
+    name: str,
+    **_: Any,
+) -> list[dict[str, Any]]:
+    """Returns fn(0) .. fn(num_parts - 1), fn = make_fn(*arguments), one after the other in this process.
+
+    It resumes as the map on Ray does; settings of that map are accepted and mean nothing here.
+    """
+    finished = FinishedParts(store, name)
+    results = {i: r for i, r in finished.load().items() if i < num_parts}
+    missing = [i for i in range(num_parts) if i not in results]
+    fn = make_fn(*arguments) if missing else None
+    for index in missing:
+        results[index] = json.loads(json.dumps(fn(index)))
+        finished.add(index, results[index])
+    return [results[i] for i in range(num_parts)]

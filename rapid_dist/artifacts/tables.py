@@ -13,14 +13,19 @@ import pyarrow.parquet as pq
 
 from rapid_dist.errors import ArtifactError
 
-_SHAPES = b"rapid_dist.shapes"
-_GROUPS = b"rapid_dist.groups"
+OWN_METADATA = b"rapid_dist."  # how the names in the schema metadata of every table of this program begin
+_SHAPES = OWN_METADATA + b"shapes"
+_GROUPS = OWN_METADATA + b"groups"
 
 
-def table_bytes(columns: Mapping[str, np.ndarray]) -> bytes:
-    """Columns (n, ...) of equal length as Parquet; those with more than one dimension become fixed-size lists."""
-    sink = io.BytesIO()
-    pq.write_table(_to_table(columns), sink, compression="zstd")
+def table_bytes(columns: Mapping[str, np.ndarray], *, said: Mapping[str, str] | None = None) -> bytes:
+    """Columns (n, ...) of equal length as Parquet; those with more than one dimension become fixed-size lists.
+
+    said: what the file says of itself in its schema metadata, under names that begin with OWN_METADATA.
+    """
+    sink, table = io.BytesIO(), _to_table(columns)
+    own = {OWN_METADATA + name.encode(): value.encode() for name, value in (said or {}).items()}
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **own}), sink, compression="zstd")
     return sink.getvalue()
 
 

@@ -66,7 +66,9 @@ STAGE_COMMANDS = (
 @click.option("--num-channels", type=int, help="1 grey, 3 RGB.")
 @click.option("--num-classes", type=int, default=0, help="Ask for a label below this on every record.")
 @click.option("--class-names", help="Comma-separated names in label order.")
-@click.option("--skip-corrupt", is_flag=True, help="Leave out images that cannot be decoded, and count them.")
+@click.option(
+    "--skip-corrupt", is_flag=True, help="Leave out images that cannot be decoded, and count them in the manifest."
+)
 @click.option("--drop-equal-to", metavar="URI", help="An ingested public dataset; equal private records are dropped.")
 @json_option
 @translated
@@ -84,7 +86,9 @@ def ingest(
 ) -> None:
     """Read images into a dataset with a privacy class.
 
-    SOURCE is a folder of class sub-folders, a flat folder, Parquet files or an .npz file, local or s3://.
+    SOURCE is a folder of class sub-folders, a flat folder, Parquet files or an .npz file, local or s3://. For private
+    images the shape is stated (--image-size and --num-channels, or --drop-equal-to a public dataset of that shape), and
+    so are the names of class folders and text labels (--class-names): nothing about one image is read off the others.
     """
     from rapid_dist.artifacts.storage import Store
     from rapid_dist.distributed.ingest import run_ingest
@@ -104,12 +108,16 @@ def ingest(
             skip_corrupt=skip_corrupt,
             drop_equal_to=Store(drop_equal_to) if drop_equal_to else None,
         )
-    count = sum(f.rows for f in manifest.files)
-    if as_json:
-        facts = {name: fact for name, fact in manifest.facts.items() if name != "salt"}
-        click.echo(json.dumps({"out": store.uri, "num_examples": count, **facts}))
+    shape, count = tuple(manifest.facts["image_shape"]), sum(f.rows for f in manifest.files)
+    if privacy_class == "private":  # numbers of private records are told in the private manifest alone
+        facts = {name: manifest.facts[name] for name in ("image_shape", "class_names")}
+        words = (
+            f"private images of shape {shape} in {store.uri}; its manifest, as private as they are, holds all counts"
+        )
     else:
-        click.echo(f"{count} {privacy_class} images of shape {tuple(manifest.facts['image_shape'])} in {store.uri}")
+        facts = {"num_examples": count, **manifest.facts}
+        words = f"{count} public images of shape {shape} in {store.uri}"
+    click.echo(json.dumps({"out": store.uri, **facts}) if as_json else words)
 
 
 @click.command()
@@ -120,11 +128,12 @@ def ingest(
 def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run every stage of SPEC into one folder; the same line again resumes or skips."""
     from rapid_dist.artifacts.storage import Store
-    from rapid_dist.pipeline import Run
+    from rapid_dist.pipeline import Run, check_sources
     from rapid_dist.specs import load_spec
 
     spec = load_spec(spec_path, overrides=overrides)
     if dry_run:
+        check_sources(spec)
         _print_plan(spec, as_json)
         return
     whole = Run(spec, Store(out))

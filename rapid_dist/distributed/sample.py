@@ -104,13 +104,18 @@ def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndar
     """A part function that draws one batch of sample indices and writes it. model: private or public, for metrics."""
     sampling = spec.sampling
     labels = sample_labels(sampling.num_samples, spec.data.num_classes, sampling.class_proportions, sampling.seed)
+    is_private_model = model == "private"
+    said = {
+        "stage": SAMPLE if is_private_model else SAMPLE_PUBLIC,
+        "privacy_class": "dp" if is_private_model else "public",
+    }
 
     def sample(part: int) -> dict[str, Any]:
         index = np.arange(part * sampling.batch_size, min((part + 1) * sampling.batch_size, sampling.num_samples))
         label = labels[index]
         table = ImageTable(example_id=index, image=draw(index, label), label=label.astype(np.int32))
         current_recorder().add(catalog.SAMPLES, len(index), model=model)
-        return {"file": asdict(write_images(out, f"parts/part-{part:05d}.parquet", table))}
+        return {"file": asdict(write_images(out, f"parts/part-{part:05d}.parquet", table, **said))}
 
     return sample
 

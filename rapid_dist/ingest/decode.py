@@ -40,11 +40,18 @@ class DecodedUnit:
 
 
 def decode_unit(
-    unit: SourceUnit, *, image_size: int | None, num_channels: int | None, skip_corrupt: bool
+    unit: SourceUnit,
+    *,
+    image_size: int | None,
+    num_channels: int | None,
+    skip_corrupt: bool,
+    expected_shape: tuple[int, int, int] | None = None,
 ) -> DecodedUnit:
     """Reads and decodes one unit; a skipped image's id stays missing, so the other ids do not move.
 
     image_size: None keeps the native size, which must then be square. num_channels: 1 or 3, None keeps it.
+    expected_shape: the (C, H, W) that every image must come to, each looked at by itself; None asks for one shape in
+    the whole unit, whichever the first image has.
 
     Raises SpecError on settings out of range. Raises InputError on a corrupt image unless skip_corrupt,
     on images that are not square or not 8 to 64 pixels wide, and on two shapes in one unit.
@@ -65,6 +72,8 @@ def decode_unit(
             continue
         first_name = first_name or name
         _check_shape(name, pixels.shape)
+        if expected_shape is not None and pixels.shape != expected_shape:
+            raise mixed_shapes_error("the shape stated, or of the public images,", expected_shape, name, pixels.shape)
         if images and pixels.shape != images[0].shape:
             raise mixed_shapes_error(first_name, images[0].shape, name, pixels.shape)
         ids.append(unit.first_example_id + position)

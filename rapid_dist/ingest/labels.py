@@ -47,6 +47,15 @@ def _class_index(label: int | str | None, index_of: dict[str, int], num_classes:
     return int(label)
 
 
+def unstated_classes(where: str, folders: list[str]) -> InputError:
+    """The error for private class folders without stated names: numbered by who is there, a label tells of others."""
+    return InputError(
+        f"{where} is private and has class folders but no class names are stated; numbered by the folders that exist, "
+        f"the labels of all records would change with the last record of a class. Add the line  class_names: "
+        f"[{', '.join(folders)}]  to data: (or --class-names {','.join(folders)}), in the order you want"
+    )
+
+
 def refuse_unnamed_text(where: str) -> InputError:
     """The error for text labels without class names: their order decides the indices, so it must be given."""
     return InputError(

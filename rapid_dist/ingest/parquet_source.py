@@ -14,20 +14,23 @@ from rapid_dist.ingest.files import open_file
 from rapid_dist.ingest.image_columns import image_reader
 from rapid_dist.ingest.labels import NO_LABEL, class_indices, refuse_unnamed_text
 from rapid_dist.ingest.pixels import CorruptImageError
+from rapid_dist.ingest.provenance import refuse_own_table
 from rapid_dist.ingest.units import SourceUnit, row_ranges
 
 _ROWS_PER_BATCH = 512
 
 
 def list_parquet_units(
-    uris: list[str], class_names: tuple[str, ...] | None
+    uris: list[str], class_names: tuple[str, ...] | None, *, reads_names: bool = True
 ) -> tuple[list[SourceUnit], bool, tuple[str, ...] | None]:
     """Units of Parquet files from their footers alone; whether they have labels; the class names if known.
 
-    A unit is a row group, or a range of its rows when it has many. Class names that were not given are
-    taken from a Hugging Face ClassLabel feature.
+    A unit is a row group, or a range of its rows when it has many. reads_names: whether class names that were not given
+    are taken from a Hugging Face ClassLabel feature; for private files they are not, since which file is read first
+    would decide.
 
-    Raises InputError when a column is absent or of an unknown type, or the files do not agree.
+    Raises InputError when a column is absent or of an unknown type, or the files do not agree; PrivacyError for a part
+    of a dataset of this program.
     """
     units: list[SourceUnit] = []
     label_types: dict[str, str] = {}
@@ -35,7 +38,9 @@ def list_parquet_units(
         with _opened(uri) as parquet:
             schema = parquet.schema_arrow
             group_sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
-        class_names = class_names or _hugging_face_class_names(schema)
+        refuse_own_table(uri, schema.metadata)
+        if class_names is None and reads_names:
+            class_names = _hugging_face_class_names(schema)
         label_types[uri] = _check_schema(uri, schema, class_names)
         units += [
             SourceUnit(

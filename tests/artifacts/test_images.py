@@ -15,7 +15,7 @@ def write_dataset(store: Store, sizes: list[int], *, ids: np.ndarray | None = No
         part = ids[start : start + size].astype(np.int64)
         image = np.broadcast_to((part % 251).astype(np.uint8)[:, None, None, None], (size, 1, 2, 2)).copy()
         table = ImageTable(example_id=part, image=image, label=(part % 7).astype(np.int32))
-        files.append(write_images(store, f"parts/part-{i:05d}.parquet", table))
+        files.append(write_images(store, f"parts/part-{i:05d}.parquet", table, stage="ingest", privacy_class="public"))
         start += size
     return Manifest(
         stage="ingest", privacy_class="private", spec={}, inputs={}, files=files, facts={"image_shape": [1, 2, 2]}

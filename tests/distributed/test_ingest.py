@@ -71,7 +71,7 @@ def test_a_second_call_does_nothing_and_another_setting_is_refused(source, tmp_p
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert run_ingest(source("npz"), store, privacy_class="public").digest == first.digest
     with pytest.raises(ArtifactError, match=r"privacy_class: 'public' -> 'private'"):
-        run_ingest(source("npz"), store, privacy_class="private")
+        run_ingest(source("npz"), store, privacy_class="private", image_size=8, num_channels=1)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -94,7 +94,8 @@ def test_private_duplicates_of_public_images_are_dropped_and_public_images_never
 
 def test_the_digest_of_private_images_cannot_be_computed_by_who_guesses_them(source, tmp_path):
     first, second = (
-        run_ingest(source("npz"), Store(tmp_path / name), privacy_class="private") for name in ("first", "second")
+        run_ingest(source("npz"), Store(tmp_path / name), privacy_class="private", image_size=8, num_channels=1)
+        for name in ("first", "second")
     )
     assert [f.sha256 for f in first.files] == [f.sha256 for f in second.files]
     assert first.digest != second.digest

@@ -56,7 +56,8 @@ def write_records(path, *, changed: int | None = None, shape=SHAPE, privacy_clas
     if changed is not None:
         image[changed], label[changed] = 255 - image[changed], 1 - label[changed]
     table = ImageTable(example_id=np.arange(NUM_RECORDS) * 3, image=image, label=label)
-    return finish(store, INGEST, privacy_class, [write_images(store, "a.parquet", table)], image_shape=list(shape))
+    part = write_images(store, "a.parquet", table, stage=INGEST, privacy_class=privacy_class)
+    return finish(store, INGEST, privacy_class, [part], image_shape=list(shape))
 
 
 def write_pretrain(path, *, privacy_class="public") -> Store:

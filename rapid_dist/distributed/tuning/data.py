@@ -93,7 +93,10 @@ def _make_divider(
     def divide_part(index: int) -> dict[str, Any]:
         tables = divide_table(read_images(public, parts[index]), division, seed)
         path = f"parts/part-{index:05d}.parquet"
-        return {name: asdict(write_images(stores[name], path, tables[name])) for name in stores}
+        return {
+            name: asdict(write_images(store, path, tables[name], stage=INGEST, privacy_class=_CLASSES[name]))
+            for name, store in stores.items()
+        }
 
     return divide_part
 
@@ -129,7 +132,8 @@ def _draw_subset(private: Store, source: Manifest, out: Store, paid: PaidSteps) 
         files = []
         tables = draw_subset(iterate_images(private, source.files), paid)
         for index, table in enumerate(tables):
-            files.append(asdict(write_images(out, f"parts/part-{index:05d}.parquet", table)))
+            path = f"parts/part-{index:05d}.parquet"
+            files.append(asdict(write_images(out, path, table, stage=INGEST, privacy_class="private")))
         return {"files": files}
     except errors.RapidDistError as error:
         return {"error": type(error).__name__, "message": str(error)}

@@ -45,7 +45,8 @@ def write_dataset(
             image[i, :, 2 * y : 2 * y + 2] += 150
         ids = first_id + np.arange(part * rows, (part + 1) * rows)
         table = ImageTable(example_id=ids, image=image.astype(np.uint8), label=label.astype(np.int32))
-        files.append(write_images(store, f"parts/part-{part:05d}.parquet", table))
+        said = {"stage": INGEST, "privacy_class": privacy_class}
+        files.append(write_images(store, f"parts/part-{part:05d}.parquet", table, **said))
     facts = {"image_shape": list(shape), "num_labels": NUM_LABELS}
     manifest = Manifest(stage=INGEST, privacy_class=privacy_class, spec={}, inputs={}, files=files, facts=facts)
     write_manifest(store, manifest)
