@@ -13,6 +13,7 @@ TRAIN = "train"
 SAMPLES = "samples/private"
 PUBLIC_SAMPLES = "samples/public_only"
 EVALUATION = "evaluation"
+OWNER_LOG = "private/seconds.json"  # how long stages took; of class private, so it lies beside them and not in them
 FOLDERS = (
     PUBLIC_IMAGES,
     PRIVATE_IMAGES,

@@ -30,7 +30,12 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a finished stage left. `facts` are the stage's own figures; `seconds` is left out of the digest."""
+    """What a finished stage left. `facts` are the stage's own figures; `seconds` is left out of the digest.
+
+    Guarantee: one of class dp holds no seconds, whoever makes, copies or reads it. Its stage read private data, or
+    what was made from them, and how long that took is no function of the noised release. The run's owner's log
+    (artifacts.owner_log) has it.
+    """
 
     stage: str
     privacy_class: str
@@ -39,12 +44,14 @@ class Manifest:
     files: Sequence[FileEntry]
     facts: Mapping[str, Any] = field(default_factory=dict)
     not_private_reasons: Sequence[str] = ()
-    seconds: float = 0.0
+    seconds: float | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         if self.privacy_class not in PRIVACY_CLASSES:
             raise PrivacyError(f"privacy class is {self.privacy_class!r}; expected public, private or dp")
+        if self.privacy_class == "dp":
+            object.__setattr__(self, "seconds", None)
 
     @property
     def digest(self) -> str:
@@ -59,6 +66,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         plain = {**asdict(self), "spec_digest": self.spec_digest, "digest": self.digest}
+        if self.seconds is None:
+            del plain["seconds"]
         return json.dumps(plain, indent=1, sort_keys=True).encode()
 
     @classmethod

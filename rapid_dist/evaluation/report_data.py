@@ -17,6 +17,7 @@ REPORT_VERSION = 1
 ACCURACY_NAMES = ("synthetic", "public_only", "real")
 TRAINED_ON_PRIVATE = frozenset({"real"})
 LIKENESS_NAMES = ("fid", "precision", "recall", "density", "coverage")
+WALL_TIMES = "stage_seconds"
 REASON_NOT_ASKED = "not asked for in this run"
 REASON_WITHHELD = "kept inside, since private images went into it without protection"
 
@@ -67,7 +68,8 @@ def build_report(
     test_class is the privacy class ("public" or "private") of the labelled test images, reference_class that of
     the images likeness is measured against. A number computed from private images is listed in outside_guarantee
     and makes the report private; so does any not_private_reasons, since then the images themselves are not covered.
-    reasons maps a dotted key ("fid", "accuracy.real") to why it is missing. stage_seconds keeps its order.
+    reasons maps a dotted key ("fid", "accuracy.real") to why it is missing. stage_seconds keeps its order; stages read
+    private images, so it is outside the guarantee too.
     run_facts are strings or numbers shown as they are (run id, date, version). statement is the training's privacy
     statement (privacy.statement), carried whole and shown in words.
     Raises SpecError for an unknown class or accuracy name.
@@ -88,7 +90,7 @@ def build_report(
         **_likeness_part(likeness),
         "copy_check": None if copy_check is None else dataclasses.asdict(copy_check),
         "denoiser_evaluations_per_image": _optional_dict(denoiser_evaluations),
-        "stage_seconds": dict(stage_seconds) if stage_seconds else None,
+        WALL_TIMES: dict(stage_seconds) if stage_seconds else None,
         "test_class": test_class,
         "reference_class": reference_class,
         "assumptions": list(assumptions),
@@ -106,9 +108,16 @@ def without_private_values(report: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a copy to share: every value outside the guarantee is null, with the reason in not_measured.
 
     Its class is "dp", unless not_private_reasons say that the images themselves are not covered.
+
+    Guarantee: it has no stage_seconds at all, neither value nor reason: how long stages took depends on the private
+    images they read.
     """
     shared = {key: dict(value) if isinstance(value, Mapping) else value for key, value in report.items()}
+    for part in (shared, shared["not_measured"]):
+        part.pop(WALL_TIMES, None)
     for key in report["outside_guarantee"]:
+        if key == WALL_TIMES:
+            continue
         group, _, name = key.partition(".")
         if name:
             shared[group][name] = None
@@ -163,6 +172,8 @@ def _outside_guarantee(report: Mapping[str, Any], test_class: str, reference_cla
         keys += [name for name in (*LIKENESS_NAMES, "fid_features") if report[name] is not None]
     if report["copy_check"] is not None:
         keys.append("copy_check")
+    if report[WALL_TIMES] is not None:
+        keys.append(WALL_TIMES)
     return keys
 
 

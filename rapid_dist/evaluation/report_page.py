@@ -18,7 +18,7 @@ REQUIRED_KEYS = frozenset(
     (
         *("title", "target_epsilon", "spent_epsilon", "delta", "neighboring_relation", "unit", "statement", "odds"),
         *("num_images", "class_names", "accuracy", "accuracy_detail", *LIKENESS_NAMES, "fid_features"),
-        *("copy_check", "denoiser_evaluations_per_image", "stage_seconds", "test_class", "reference_class"),
+        *("copy_check", "denoiser_evaluations_per_image", "test_class", "reference_class"),
         *("assumptions", "not_private_reasons", "run_facts", "outside_guarantee", "privacy_class", "not_measured"),
     )
 )

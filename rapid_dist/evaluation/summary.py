@@ -30,10 +30,10 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if evaluations is not None:
         per_image, full = evaluations["per_image"], evaluations["full_run"]
         lines.append(f"evaluations/image   {per_image:g} of the denoiser; a full run takes {full:g}")
-    seconds = report["stage_seconds"] or {}
+    seconds = report.get("stage_seconds") or {}
     lines += [f"seconds             {taken:>7.1f} {stage}" for stage, taken in seconds.items()]
     outside = list(dict.fromkeys(key.partition(".")[0] for key in report["outside_guarantee"]))
     if outside:
-        lines.append("outside guarantee   computed from private references, to be kept inside:")
+        lines.append("outside guarantee   from private images without noise, to be kept inside:")
         lines.append(f"                    {', '.join(outside)}")
     return lines

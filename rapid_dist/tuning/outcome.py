@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rapid_dist import layout
-from rapid_dist.artifacts.manifest import MANIFEST, copy_file, read_manifest, write_manifest
+from rapid_dist.artifacts.manifest import copy_file, read_manifest, write_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
@@ -96,7 +96,7 @@ def copy_artefact(source: Store, target: Store, *, beside: Sequence[str] = ()) -
     for folder in beside:
         for name in source.list_files(folder):
             target.write_bytes(f"{folder}/{name}", source.read_bytes(f"{folder}/{name}"))
-    target.write_bytes(MANIFEST, source.read_bytes(MANIFEST))
+    write_manifest(target, manifest)
 
 
 def study_facts(study: StudySpec, rows: Sequence[TrialRow], reused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from rapid_dist.artifacts.manifest import (
 )
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError, PrivacyError
+from tests.wall_times import keys_of_times
 
 
 @pytest.fixture
@@ -58,6 +60,30 @@ def test_a_spec_with_whole_numbers_as_keys_reads_back(store):
 
 def test_the_time_a_stage_took_is_not_in_its_digest():
     assert make_manifest(seconds=9.0).digest == make_manifest().digest
+
+
+@pytest.mark.parametrize("stage", ["train", "sample"])
+def test_a_manifest_of_class_dp_holds_no_seconds_however_it_is_made(store, stage):
+    """Training reads private records, and one more large one moved what was written here by a millisecond."""
+    made = make_manifest(stage=stage, privacy_class="dp")
+    copied = replace(make_manifest(stage=stage, seconds=9.25), privacy_class="dp")
+    for manifest in (made, copied, write_manifest(store, made), read_manifest(store)):
+        assert manifest.seconds is None
+        assert keys_of_times(json.loads(manifest.to_bytes())) == []
+
+
+def test_a_manifest_of_class_dp_from_before_loses_its_seconds_when_it_is_read_or_copied(store):
+    plain = json.loads(make_manifest(privacy_class="dp").to_bytes())
+    store.write_bytes(MANIFEST, json.dumps({**plain, "seconds": 1234.5}).encode())
+    read = read_manifest(store)
+    assert read.seconds is None
+    assert b"1234.5" not in write_manifest(store, read).to_bytes()
+
+
+@pytest.mark.parametrize("privacy_class", ["public", "private"])
+def test_other_manifests_keep_their_seconds(store, privacy_class):
+    write_manifest(store, make_manifest(privacy_class=privacy_class, seconds=9.25))
+    assert read_manifest(store).seconds == 9.25
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from rapid_dist.errors import SpecError
 from rapid_dist.evaluation.report_data import REASON_NOT_ASKED, REASON_WITHHELD, without_private_values
+from tests.wall_times import keys_of_times
 
 from .example_report import LIKENESS, STATEMENT, make_accuracy, make_report
 
@@ -64,17 +65,30 @@ def test_figures_from_private_images_are_outside_the_guarantee():
     report = make_report()
     assert set(report["outside_guarantee"]) == {
         *("accuracy.synthetic", "accuracy.public_only", "accuracy.real", "copy_check"),
-        *("fid", "precision", "recall", "density", "coverage", "fid_features"),
+        *("fid", "precision", "recall", "density", "coverage", "fid_features", "stage_seconds"),
     }
     assert report["privacy_class"] == "private"
 
 
 def test_public_references_leave_only_what_was_trained_on_private_images():
-    report = make_report(test_class="public", reference_class="public", copy_check=None)
+    public = {"test_class": "public", "reference_class": "public", "copy_check": None, "stage_seconds": None}
+    report = make_report(**public)
     assert report["outside_guarantee"] == ["accuracy.real"]
-    without_real = {"synthetic": make_accuracy(0.9)}
-    report = make_report(test_class="public", reference_class="public", copy_check=None, accuracies=without_real)
+    report = make_report(**public, accuracies={"synthetic": make_accuracy(0.9)})
     assert (report["outside_guarantee"], report["privacy_class"]) == ([], "dp")
+
+
+def test_wall_times_alone_make_a_report_private():
+    """Training reads private images: how long it took grows with them."""
+    report = make_report(
+        test_class="public",
+        reference_class="public",
+        copy_check=None,
+        accuracies={"synthetic": make_accuracy(0.9)},
+        stage_seconds={"train": 12.3},
+    )
+    assert (report["outside_guarantee"], report["privacy_class"]) == (["stage_seconds"], "private")
+    assert without_private_values(report)["privacy_class"] == "dp"
 
 
 def test_a_run_without_guarantee_is_private_whatever_was_measured():
@@ -112,7 +126,18 @@ def test_the_shared_copy_holds_no_private_figure_and_leaves_the_original_whole()
     for private_figure in ("0.943", "0.612", "0.993,", "12.34", "0.507", "5.312", "54321"):
         assert private_figure in before
         assert private_figure not in text
-    assert all(shared["not_measured"][key] == REASON_WITHHELD for key in report["outside_guarantee"])
+    withheld = [key for key in report["outside_guarantee"] if key != "stage_seconds"]
+    assert all(shared["not_measured"][key] == REASON_WITHHELD for key in withheld)
+
+
+@pytest.mark.parametrize("stage_seconds", [{"ingest private": 4.2, "train": 1810.7}, {}])
+def test_the_shared_copy_holds_no_wall_time_of_any_stage(stage_seconds):
+    report = make_report(stage_seconds=stage_seconds)
+    shared = without_private_values(report)
+    assert "stage_seconds" in report
+    assert keys_of_times(shared) == []
+    assert "stage_seconds" not in shared["not_measured"]
+    assert "1810.7" not in json.dumps(shared)
 
 
 def test_unknown_names_are_refused():

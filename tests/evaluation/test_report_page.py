@@ -151,6 +151,15 @@ def test_shared_page_shows_no_private_figure():
         assert figure not in html
 
 
+def test_shared_page_shows_no_wall_time_and_the_internal_one_does():
+    report = make_report(stage_seconds={"ingest private": 4.2, "train": 1810.0})
+    internal = Page(render_report(report, grid_png=None)).text
+    shared = Page(render_report(without_private_values(report), grid_png=None)).text
+    for words in ("ingest private", "30 min 10 s", "4.2 s", "All stages", "stage_seconds"):
+        assert words in internal
+        assert words not in shared
+
+
 def test_grid_is_embedded_whole():
     html = render_report(make_report(), grid_png=b"\x89PNG data")
     assert base64.b64encode(b"\x89PNG data").decode() in html

@@ -87,7 +87,7 @@ class SharedArtefacts:
             if finished is None:
                 self._make(what, entry, out, make)
             elif not entry.seconds_of_one:
-                entry.seconds_of_one = finished.seconds
+                entry.seconds_of_one = finished.seconds or 0.0
             if all(store.uri != out.uri for store, _ in self._made[what]):
                 self._made[what].append((out, parts))
         return out
