@@ -80,14 +80,14 @@ def base_stats(store: Store, manifest: Manifest, versions: Iterable[int]) -> dic
     return {
         "uri": store.uri,
         "digest": manifest.digest,
-        "version": facts.get("version", 1),
+        "version": facts["version"],
         "kept_versions": sorted(versions),
         "num_trajectories": facts["num_trajectories"],
         "num_shards": len(shards),
         "rows_per_shard": {s.name: s.rows.rows for s in shards},
-        "sets": facts.get("sets", []),
-        "assignment": manifest.spec["knowledge_base"].get("assignment", "hash"),
+        "sets": facts["sets"],
+        "assignment": manifest.spec["knowledge_base"]["assignment"],
         "bytes": dict(sorted(kinds.items())),
         "recall": {name: value for name, value in facts.items() if name.startswith("recall_at_")},
-        "routing": facts.get("routing", {}),
+        "routing": facts["routing"],
     }

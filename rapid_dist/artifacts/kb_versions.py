@@ -17,7 +17,7 @@ VERSIONS = "versions"
 
 def version_of(manifest: Manifest) -> int:
     """1 for a fresh build, one more for every append and compaction."""
-    return int(manifest.facts.get("version", 1))
+    return int(manifest.facts["version"])
 
 
 def read_versions(store: Store) -> dict[int, Manifest]:

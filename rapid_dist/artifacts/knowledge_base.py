@@ -11,7 +11,6 @@ import numpy as np
 from rapid_dist.artifacts.manifest import FileEntry, Manifest, file_entry, read_file
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.artifacts.tables import read_table_group, table_arrays, table_bytes
-from rapid_dist.errors import ArtifactError
 from rapid_dist.retrieval.routing import Router
 from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
 from rapid_dist.retrieval.shard import HnswShard
@@ -46,7 +45,7 @@ class ShardFiles:
     name: str
     index: FileEntry
     rows: FileEntry
-    centroids: FileEntry | None  # absent in bases of earlier versions of this program
+    centroids: FileEntry
 
 
 def write_addressed(store: Store, stem: str, suffix: str, data: bytes, *, rows: int = 0) -> FileEntry:
@@ -70,12 +69,7 @@ def write_shard(
 
 
 def shard_records(manifest: Manifest) -> list[ShardRecord]:
-    """Raises ArtifactError for a base of an earlier version of this program, which did not say."""
-    if "shards" not in manifest.facts:
-        raise ArtifactError(
-            "the knowledge base was built by an earlier version of this program, which does not say how its shards "
-            "came to be; build it again in another --out folder"
-        )
+    """Returns how each shard of the version came to be, in the order of their numbers."""
     return [ShardRecord(**record) for record in manifest.facts["shards"]]
 
 
@@ -94,17 +88,14 @@ def shard_files(manifest: Manifest) -> list[ShardFiles]:
             kind = "centroids" if entry.path.startswith("routing/") else entry.path.rpartition(".")[2]
             found.setdefault(name, {})[kind] = entry
     return [
-        ShardFiles(name=name, index=kinds["hnsw"], rows=kinds["parquet"], centroids=kinds.get("centroids"))
+        ShardFiles(name=name, index=kinds["hnsw"], rows=kinds["parquet"], centroids=kinds["centroids"])
         for name, kinds in sorted(found.items())
     ]
 
 
 def named_file(manifest: Manifest, stem: str) -> FileEntry:
-    """The entry of the one top-level file with that stem. Raises ArtifactError where there is none."""
-    for entry in manifest.files:
-        if "/" not in entry.path and entry.path.split(".")[0].split("-")[0] == stem:
-            return entry
-    raise ArtifactError(f"the knowledge base has no file {stem}; build it again in another --out folder")
+    """Returns the entry of the one top-level file with that stem."""
+    return next(f for f in manifest.files if "/" not in f.path and f.path.split(".")[0].split("-")[0] == stem)
 
 
 def read_table(store: Store, entry: FileEntry) -> dict[str, np.ndarray]:
@@ -159,13 +150,8 @@ def open_shard(store: Store, files: ShardFiles, *, space: str, ef_search: int, w
 
 
 def open_router(store: Store, manifest: Manifest, *, space: str) -> Router:
-    """Raises ArtifactError when a shard of the base has no centroids."""
-    centroids = []
-    for files in shard_files(manifest):
-        if files.centroids is None:
-            raise ArtifactError(f"{store.uri} has no centroids of {files.name}; build it again to use num_probes")
-        centroids.append(read_table(store, files.centroids)["centroid"])
-    return Router(centroids, space=space)
+    """Returns the router of a version, from the centroids of its shards."""
+    return Router([read_table(store, files.centroids)["centroid"] for files in shard_files(manifest)], space=space)
 
 
 def open_knowledge_base(spec: KnowledgeBaseSpec, store: Store, manifest: Manifest) -> KnowledgeBaseSearch:

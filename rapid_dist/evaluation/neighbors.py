@@ -102,8 +102,7 @@ def _decoded(models: PublicModels, values: torch.Tensor) -> np.ndarray:
 
 def _origin(spec: RunSpec, base: Manifest, trajectory_id: int) -> dict[str, object]:
     """The set that a trajectory is of, and the example within it."""
-    sets = base.facts.get("sets") or [{"input": "public", "first_id": 0}]
-    own = max((s for s in sets if s["first_id"] <= trajectory_id), key=lambda s: s["first_id"])
+    own = max((s for s in base.facts["sets"] if s["first_id"] <= trajectory_id), key=lambda s: s["first_id"])
     draws = spec.knowledge_base.num_trajectories_per_image
     return {"input": own["input"], "example_id": (trajectory_id - own["first_id"]) // draws}
 

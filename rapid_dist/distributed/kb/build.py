@@ -94,8 +94,6 @@ def base_spec(spec: RunSpec) -> dict[str, Any]:
     section = dict(spec.sections("knowledge_base")["knowledge_base"])
     for name in ("label_map", "serving", "num_probes"):
         del section[name]
-    if section["assignment"] == "hash":  # as in bases made before there was a choice
-        del section["assignment"]
     return {"knowledge_base": section, **spec.sections("schedule")}
 
 

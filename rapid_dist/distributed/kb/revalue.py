@@ -167,7 +167,7 @@ def make_shard_revaluer(
         columns["value"] = fresh["value"][rows_of_ids(fresh["trajectory_id"], columns["trajectory_id"])]
         rows = len(columns["trajectory_id"])
         made = write_addressed(out, f"shards/{record.name}", ".parquet", table_bytes(columns), rows=rows)
-        taken = [f for f in (shard.index, shard.centroids) if f is not None]
+        taken = [shard.index, shard.centroids]
         files = [made, *(copy_file(like, entry, out, remedy=REMEDY) for entry in taken)]
         return {"files": [asdict(f) for f in files], "rows": rows, "peak_bytes": peak_memory_bytes()}
 

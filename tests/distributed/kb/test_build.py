@@ -235,13 +235,3 @@ def test_a_version_whose_writer_died_before_the_manifest_was_replaced_is_publish
     assert read_manifest(store).digest == first.digest
     assert run_compact(SPEC, sources["pretrain"], store, max_rows=1).digest == second.digest
     assert read_manifest(store).digest == second.digest
-
-
-def test_a_base_of_an_earlier_program_opens_but_does_not_grow(maps, sources, more, tmp_path):
-    store, manifest = build(sources, tmp_path)
-    facts = {k: v for k, v in manifest.facts.items() if k not in ("shards", "sets", "version", "next_number")}
-    store.delete_folder("versions")
-    write_manifest(store, replace(manifest, facts=facts))
-    assert len(rows_of(store)) == PARTS * ROWS * 2
-    with pytest.raises(ArtifactError, match="earlier version of this program"):
-        run_append(SPEC, more, sources["pretrain"], store)
