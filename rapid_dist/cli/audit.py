@@ -18,10 +18,11 @@ from rapid_dist.cli.edge import json_option, translated
 @json_option
 @translated
 def audit(spec_path: str | None, out: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check the private trainer from outside: replays, moments of noise and sampling, canaries.
+    """Check the road to a release from outside: source files, replays, moments of noise and sampling, canaries.
 
-    Runs the trainer itself, on two workers at least, with the mechanism of SPEC (or a default one) on made-up
-    records; no private record is read and no budget is spent. Exit code 1 when a violation is found.
+    Takes made-up files of every kind from ingest to release with and without one of them, then runs the trainer itself,
+    on two workers at least, with the mechanism of SPEC (or a default one) on made-up records; no private record is read
+    and no budget is spent. Exit code 1 when a violation is found.
     """
     from rapid_dist.artifacts.storage import Store
     from rapid_dist.distributed.audit import audit_runtime, run_audit

@@ -12,7 +12,7 @@ from typing import Any
 class Check:
     """found must lie in [low, high]; outside, the check names a violation of the guarantee.
 
-    layer: replay, noise, inclusion, restart or canaries. name says what is held, in words.
+    layer: source, replay, noise, inclusion, restart or canaries. name says what is held, in words.
     """
 
     layer: str

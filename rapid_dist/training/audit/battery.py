@@ -1,7 +1,8 @@
-"""The whole audit on a group of workers: every layer's runs, what they showed, and the bounds on epsilon."""
+"""The audit on a group of workers: every layer's runs, what they showed, and the bounds on epsilon."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -16,16 +17,19 @@ from rapid_dist.privacy.audit.restart import restart_checks
 from rapid_dist.privacy.audit.verdict import AuditResult, CanaryResult, judge_canaries
 from rapid_dist.training.audit.observe import LEDGER, StatingBook, Trial, observe
 from rapid_dist.training.audit.settings import AuditSettings
+from rapid_dist.training.audit.source import source_layer
+from rapid_dist.training.audit.source_files import KINDS
 from rapid_dist.training.audit.trials import REPLAY_KEY, RESTART, THE_RECORD, canary_trial, replay_trials, restart_trial
-from rapid_dist.training.collective import Collective
+from rapid_dist.training.collective import Collective, agree
 
 Run = Callable[[Trial], Recording]
 Told = Callable[[int, str], None]
 
 
 def num_runs(settings: AuditSettings) -> int:
-    """How many training runs the audit makes."""
-    return 2 * len(replay_trials(settings)) + 1 + settings.full_batch_rounds + settings.sampled_rounds
+    """How many training runs the audit makes, each kind of source counted as one."""
+    trials = 2 * len(replay_trials(settings)) + 1 + settings.full_batch_rounds + settings.sampled_rounds
+    return len(KINDS) + trials
 
 
 def run_battery(
@@ -42,7 +46,9 @@ def run_battery(
     ledger of the run with a restart, in restart_ledger(work).
     """
     runs = Runs(collective, work, told, {RESTART: restart_book})
-    layers = [replay_layer(settings, runs), restart_layer(settings, runs)]
+    # Made-up files on the disk of rank 0, which takes the shares of a group of its own; the others wait for it.
+    files = agree(collective, lambda: _source_checks(settings, runs.done_one) if collective.rank == 0 else ())
+    layers = [files, replay_layer(settings, runs), restart_layer(settings, runs)]
     full, exact = canary_layer(settings, runs, is_full_batch=True)
     sampled, _ = canary_layer(settings, runs, is_full_batch=False)
     if collective.rank > 0:
@@ -50,6 +56,11 @@ def run_battery(
     return AuditResult(
         checks=tuple(check for layer in (*layers, exact) for check in layer), full_batch=full, sampled=sampled
     )
+
+
+def _source_checks(settings: AuditSettings, told: Callable[[str], None]) -> tuple[Check, ...]:
+    with tempfile.TemporaryDirectory(prefix="rapid-dist-audit-") as folder:
+        return source_layer(settings, Store(folder), told=told)
 
 
 def restart_ledger(work: Store) -> Store:
@@ -70,10 +81,14 @@ class Runs:
     def __call__(self, trial: Trial) -> Recording:
         folder, book = _folder(self._work, trial.name), self._books.get(trial.name)
         recording = observe(trial, self._collective, folder, book)
+        self.done_one(trial.name)
+        return recording
+
+    def done_one(self, name: str) -> None:
+        """Tells that one more run is done, from rank 0."""
         self._done += 1
         if self._collective.rank == 0:
-            self._told(self._done, trial.name)
-        return recording
+            self._told(self._done, name)
 
 
 def replay_layer(settings: AuditSettings, run: Run) -> tuple[Check, ...]:

@@ -37,7 +37,7 @@ class AuditSettings:
     restart_steps: int = 300
     num_sampled: int = 600
     significance: float = 0.01
-    seed: int = 0  # of the coins that put canaries in or out
+    seed: int = 0  # of the coins that put canaries in or out, and of the images in made-up sources
 
     def __post_init__(self) -> None:
         if not 0 < self.num_sampled <= self.num_canaries:

@@ -6,6 +6,7 @@ to setattr.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rapid_dist.ingest import dataset, decode, parquet_source, sources
+from rapid_dist.ingest.folder_source import list_class_units
+from rapid_dist.ingest.pixels import to_pixels
 from rapid_dist.privacy import clipping
 from rapid_dist.privacy import step as step_module
 from rapid_dist.privacy.clipping import PrivateBatch, clip_factors, clipped_gradient_sum
@@ -23,7 +27,7 @@ from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.noise import draw_gaussian
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.step import PrivateStep
-from rapid_dist.training import private_run
+from rapid_dist.training import private_inputs, private_run
 from rapid_dist.training.audit import observe
 from rapid_dist.training.state import CheckpointFolder
 
@@ -254,5 +258,78 @@ BUGS: dict[str, Callable[[Replace], None]] = {
         ledger_restored_from_a_checkpoint,
         shuffling_in_place_of_poisson,
         sample_rate_off_by_two,
+    )
+}
+
+
+def positions_as_addresses(replace: Replace) -> None:
+    """Public draws find a record by its place among those that its worker holds."""
+    replace(private_inputs, "content_addresses", lambda image: np.arange(len(image), dtype=np.uint64))
+
+
+def labels_from_the_listing(replace: Replace) -> None:
+    """Classes are numbered by the folders that exist, whatever was stated."""
+
+    def listed(store, folders, class_names):
+        units, _ = list_class_units(store, folders, None)
+        return units, class_names
+
+    replace(sources, "list_class_units", listed)
+
+
+def image_shape_from_the_first_file(replace: Replace) -> None:
+    """Every image is cut to the size of the first one of its unit before it is brought to the stated one."""
+
+    def decoded(unit, **settings):
+        first = None
+
+        def read(name, payload, image_size, num_channels):
+            nonlocal first
+            pixels = decode_one(name, payload, None, num_channels)
+            first = first or pixels.shape[1]
+            return to_pixels(pixels[:, :first, :first], image_size=image_size, num_channels=num_channels)
+
+        with swapped(decode, "_decode_one", read):
+            return decode_unit(unit, **settings)
+
+    decode_one, decode_unit = decode._decode_one, decode.decode_unit
+    replace(dataset, "decode_unit", decoded)
+
+
+@contextlib.contextmanager
+def swapped(owner, name, value):
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def normaliser_from_the_data(replace: Replace) -> None:
+    """Latents are centred and scaled by the private records' own mean and spread (LDM's scale_by_std)."""
+    encode = private_inputs.encode_pixels
+
+    def scaled(autoencoder, image, **settings):
+        latent = encode(autoencoder, image, **settings)
+        return (latent - latent.mean()) / latent.std()
+
+    replace(private_inputs, "encode_pixels", scaled)
+
+
+def parts_taken_as_a_source(replace: Replace) -> None:
+    """Nobody asks where Parquet files come from."""
+    replace(sources, "refuse_artefact", lambda store: None)
+    replace(parquet_source, "refuse_own_table", lambda uri, metadata: None)
+
+
+SOURCE_BUGS: dict[str, Callable[[Replace], None]] = {
+    bug.__name__: bug
+    for bug in (
+        positions_as_addresses,
+        labels_from_the_listing,
+        image_shape_from_the_first_file,
+        normaliser_from_the_data,
+        parts_taken_as_a_source,
     )
 }
