@@ -1,4 +1,4 @@
-"""Contact sheets of samples: labelled rows, whole-number scaling, images drawn by seed and not picked."""
+"""Contact sheets of images: labelled rows, enlarged by whole numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.inputs import check_images, check_labels
+from rapid_dist.evaluation.inputs import check_images
 
 _GAP = 2
 _MARGIN = 8
@@ -55,33 +55,6 @@ def image_grid(rows: Sequence[tuple[str, np.ndarray]], *, scale: int) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def class_rows(
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    num_per_class: int,
-    seed: int,
-    class_names: Sequence[str] | None = None,
-) -> list[tuple[str, np.ndarray]]:
-    """Returns one row per class with num_per_class images drawn at random without replacement.
-
-    Fewer are returned where a class has fewer. The draw of a class depends on seed and class alone.
-    images: (N, C, H, W) uint8; labels: (N,) integers in [0, num_classes). Names default to the class numbers.
-    """
-    check_images(images, "images")
-    labels = check_labels(labels, len(images), num_classes, "labels")
-    names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
-    if len(names) != num_classes:
-        raise InputError(f"got {len(names)} class names; expected {num_classes}")
-    rows = []
-    for k, name in enumerate(names):
-        members = np.flatnonzero(labels == k)
-        rng = np.random.default_rng([seed, k])
-        chosen = rng.choice(members, min(num_per_class, len(members)), replace=False)
-        rows.append((name, images[chosen]))
-    return rows
 
 
 def _fill(mode: str, value: int) -> int | tuple[int, int, int]:

@@ -94,7 +94,6 @@ def train_privately(
     Guarantee: before a step's noise exists, its charge is durable in the ledger; a step that cannot be paid for
     is not taken.
     """
-    parameters = list(state.model.parameters())
     plan.require_key(attempt.key)
     meter = meter or PrivateStepMeter(Recorder(), planned_steps=training.steps, expected_batch_size=0)
     meter.begin(state.step)
@@ -123,7 +122,7 @@ def train_privately(
             with meter.phase("noise"):
                 released = private_step.release(local_sum, TimedCollective(collective, meter))
             with meter.phase("update"):
-                _set_gradients(parameters, released)
+                state.set_gradients(released)
                 state.apply(learning_rate_factor=learning_rate_factor(private_step.number, training))
             on_step(state.step)
             meter.step_done(state.step)
@@ -133,10 +132,3 @@ def train_privately(
         on_block(state)
     meter.close()
     return True
-
-
-def _set_gradients(parameters: list[torch.nn.Parameter], flat: torch.Tensor) -> None:
-    start = 0
-    for p in parameters:
-        p.grad = flat[start : start + p.numel()].reshape(p.shape).to(p.dtype)
-        start += p.numel()

@@ -40,10 +40,7 @@ def train_publicly(
         with meter.phase("all_reduce"):
             flat = collective.sum(torch.cat([g.reshape(-1) for g in parts])) / collective.world_size
         with meter.phase("update"):
-            start = 0
-            for p in parameters:
-                p.grad = flat[start : start + p.numel()].reshape(p.shape)
-                start += p.numel()
+            state.set_gradients(flat)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             state.apply(learning_rate_factor=0.5 * (1 + torch.cos(torch.tensor(torch.pi * state.step / steps)).item()))
         on_step(state.step)

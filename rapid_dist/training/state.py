@@ -27,6 +27,13 @@ class TrainState:
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
         self.step = 0
 
+    def set_gradients(self, flat: torch.Tensor) -> None:
+        """Puts a flat gradient on the parameters, in their order and dtype. flat: (number of parameters,)."""
+        start = 0
+        for p in self.model.parameters():
+            p.grad = flat[start : start + p.numel()].reshape(p.shape).to(p.dtype)
+            start += p.numel()
+
     def apply(self, *, learning_rate_factor: float = 1.0) -> None:
         """One optimiser step from the gradients on the parameters, then the average, then the step count.
 

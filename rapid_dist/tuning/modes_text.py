@@ -57,14 +57,6 @@ OBJECTIVES: Mapping[str, str] = {
 }
 
 
-def mode_paragraph(mode: str | None) -> str:
-    """What a mode does, costs and assumes as one paragraph; for no mode, why no epsilon is printed."""
-    if mode is None:
-        return UNNAMED
-    words = MODES[mode]
-    return f"{words['what']} {words['cost']} It assumes: {words['assumes'][0].lower()}{words['assumes'][1:]}"
-
-
 def objective_words(objective: str) -> str:
     """What a score is, for an axis; an unknown objective is shown by its name."""
     return OBJECTIVES.get(objective, objective)

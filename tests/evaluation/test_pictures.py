@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.pictures import class_rows, image_grid
+from rapid_dist.evaluation.pictures import image_grid
 
 
 def draw_images(num, seed=0, channels=1, size=8):
@@ -52,34 +52,3 @@ def test_sheets_without_images_or_with_two_sizes_are_refused():
         image_grid([("none", draw_images(1)[:0])], scale=2)
     with pytest.raises(InputError, match="one size"):
         image_grid([("a", draw_images(1)), ("b", draw_images(1, size=9))], scale=2)
-
-
-def test_class_rows_hold_only_their_class_without_repeats():
-    images, labels = draw_images(60), np.arange(60) % 3
-    for k, (name, row) in enumerate(class_rows(images, labels, 3, 10, seed=0)):
-        members = {image.tobytes() for image in images[labels == k]}
-        assert name == str(k)
-        assert len({image.tobytes() for image in row} & members) == len(row) == 10
-
-
-def test_the_draw_is_uniform_over_a_class_and_follows_the_seed():
-    images, labels = draw_images(8), np.zeros(8, int)
-    position = {image.tobytes(): k for k, image in enumerate(images)}
-    counts = np.zeros(8)
-    for seed in range(800):
-        counts[position[class_rows(images, labels, 1, 1, seed)[0][1][0].tobytes()]] += 1
-    assert counts.min() > 60
-    assert counts.max() < 140
-
-
-def test_the_draw_of_a_class_ignores_the_other_classes():
-    images, labels = draw_images(30), np.arange(30) % 2
-    both = class_rows(images, labels, 2, 4, seed=3)
-    alone = class_rows(images[labels == 1], labels[labels == 1], 2, 4, seed=3)
-    np.testing.assert_array_equal(both[1][1], alone[1][1])
-    assert len(alone[0][1]) == 0
-
-
-def test_names_must_match_the_classes():
-    with pytest.raises(InputError, match="class names"):
-        class_rows(draw_images(2), np.array([0, 1]), 2, 1, 0, ["only one"])

@@ -29,7 +29,7 @@ from rapid_dist.specs import RunSpec, load_spec
 from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.private_batch import make_private_batch
 from rapid_dist.training.private_inputs import load_private_inputs, start_model
-from rapid_dist.training.private_loop import _set_gradients, learning_rate_factor
+from rapid_dist.training.private_loop import learning_rate_factor
 from rapid_dist.training.state import TrainState
 from tests.tiny import tiny_settings, write_spec
 
@@ -205,7 +205,7 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
             device="cpu",
         )
         local_sum = private_step.clipped_sum(model, batch, max_physical_batch_size=1000)
-        _set_gradients(list(model.parameters()), private_step.release(local_sum, SingleProcess()))
+        state.set_gradients(private_step.release(local_sum, SingleProcess()))
         state.apply(learning_rate_factor=learning_rate_factor(step, spec.training))
     return {name: tensor.detach().numpy() for name, tensor in state.averaged_weights().items()}
 
