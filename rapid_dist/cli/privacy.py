@@ -31,8 +31,9 @@ def epsilon(
 ) -> None:
     """Print the epsilon of DP-SGD by three accountants, for adding or removing one record or replacing it."""
     from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
+    from rapid_dist.privacy.charges import training_charge
 
-    charge = _training_charge(sample_rate, noise_multiplier, steps)
+    charge = training_charge(sample_rate=sample_rate, noise_multiplier=noise_multiplier, num_steps=steps)
     result = compute_epsilon((charge,), delta=delta, neighboring_relation=neighboring_relation)
     check_agreement(result)
     if as_json:
@@ -56,6 +57,7 @@ def calibrate(
     """Print the smallest noise multiplier whose epsilon stays within the target."""
     from rapid_dist.privacy.accounting import epsilon_pld
     from rapid_dist.privacy.calibration import calibrate_noise_multiplier
+    from rapid_dist.privacy.charges import training_charge
 
     noise_multiplier = calibrate_noise_multiplier(
         target_epsilon=target_epsilon,
@@ -64,25 +66,13 @@ def calibrate(
         num_steps=steps,
         neighboring_relation=neighboring_relation,
     )
-    charge = _training_charge(sample_rate, noise_multiplier, steps)
+    charge = training_charge(sample_rate=sample_rate, noise_multiplier=noise_multiplier, num_steps=steps)
     spent = epsilon_pld((charge,), delta, neighboring_relation=neighboring_relation)
     if as_json:
         plain = {"noise_multiplier": noise_multiplier, "pld": spent, "delta": delta}
         click.echo(json.dumps({**plain, "neighboring_relation": neighboring_relation}))
         return
     click.echo(f"noise multiplier {noise_multiplier:.4f}: epsilon {spent:.4f} of {target_epsilon:g} at delta {delta:g}")
-
-
-def _training_charge(sample_rate: float, noise_multiplier: float, steps: int) -> Any:
-    from rapid_dist.privacy.charges import Charge
-
-    return Charge(
-        mechanism="poisson_gaussian",
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        num_steps=steps,
-        purpose="training",
-    )
 
 
 def print_accountants(result: Any) -> None:

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import ADD_OR_REMOVE_ONE, epsilon_pld, epsilon_rdp
-from rapid_dist.privacy.charges import AnyCharge, Charge, split_charges
+from rapid_dist.privacy.charges import AnyCharge, split_charges, training_charge
 
 _MAX_NOISE_MULTIPLIER = 1e6
 _MIN_NOISE_MULTIPLIER = 1e-3
@@ -46,7 +46,8 @@ def calibrate_noise_multiplier(
         )
 
     def charges_at(noise_multiplier: float) -> tuple[AnyCharge, ...]:
-        return (*others, training_charge(sample_rate, num_steps, noise_multiplier))
+        training = training_charge(sample_rate=sample_rate, noise_multiplier=noise_multiplier, num_steps=num_steps)
+        return (*others, training)
 
     def fits_by_rdp(noise_multiplier: float) -> bool:
         gaussians, _ = split_charges(charges_at(noise_multiplier))  # RDP knows nothing of others; this is a guess only
@@ -97,17 +98,6 @@ def least_noise_multiplier(
             f" at delta {delta}; raise the target or take fewer steps"
         )
     return result
-
-
-def training_charge(sample_rate: float, num_steps: int, noise_multiplier: float) -> Charge:
-    """Steps of DP-SGD at this rate and noise; at rate 1 nothing is sampled."""
-    return Charge(
-        mechanism="poisson_gaussian" if sample_rate < 1 else "gaussian",
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        num_steps=num_steps,
-        purpose="training",
-    )
 
 
 def _check_aim(target_epsilon: float, tolerance: float) -> None:

@@ -67,6 +67,27 @@ class Charge:
         return cls(**values)
 
 
+def training_charge(*, sample_rate: float, noise_multiplier: float, num_steps: int) -> Charge:
+    """Returns the charge of num_steps steps of DP-SGD; the one place where the mechanism of a step is written down.
+
+    Args:
+        sample_rate: Probability with which each record joins a step, at most 1.
+        noise_multiplier: Noise stddev over the clipping norm.
+        num_steps: How many steps are charged.
+
+    Guarantee: whoever plans, calibrates, audits or pays for a step names the same mechanism, Poisson sampling at every
+    rate, also at rate 1 where nobody is left out.
+    Raises SpecError when a value is outside its range.
+    """
+    return Charge(
+        mechanism="poisson_gaussian",
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        num_steps=num_steps,
+        purpose="training",
+    )
+
+
 class BoundedCharge(ABC):
     """One use of the private data that is no Gaussian mechanism: all that is counted of it is a proved bound.
 

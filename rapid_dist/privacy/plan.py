@@ -10,7 +10,7 @@ from rapid_dist.errors import PrivacyError, SpecError
 from rapid_dist.privacy.accounting import EpsilonResult, check_agreement, compute_epsilon
 from rapid_dist.privacy.budget import Budget
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.charges import Charge, training_charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.noise import grid_for
 from rapid_dist.privacy.paid import PaidSteps
@@ -51,12 +51,8 @@ class PrivacyPlan:
         return grid_for(self.max_grad_norm)
 
     def training_charge(self, num_steps: int) -> Charge:
-        return Charge(
-            mechanism="poisson_gaussian",
-            noise_multiplier=self.noise_multiplier,
-            sample_rate=self.sample_rate,
-            num_steps=num_steps,
-            purpose="training",
+        return training_charge(
+            sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, num_steps=num_steps
         )
 
     def require_key(self, key: RunKey) -> None:

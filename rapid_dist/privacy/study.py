@@ -10,8 +10,8 @@ from dataclasses import replace
 from scipy.optimize import brentq
 
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.calibration import calibrate_noise_multiplier, least_noise_multiplier, training_charge
-from rapid_dist.privacy.charges import AnyCharge, Charge, split_charges
+from rapid_dist.privacy.calibration import calibrate_noise_multiplier, least_noise_multiplier
+from rapid_dist.privacy.charges import AnyCharge, Charge, split_charges, training_charge
 from rapid_dist.privacy.selection import check_num_runs, epsilon_of_best_run
 
 _MOST_MEAN_RUNS = 500.0  # far above what anyone waits for; e to the power of minus it is still a float
@@ -39,10 +39,12 @@ def calibrate_best_run(
     others = tuple(other_charges)
 
     def epsilon_at(noise_multiplier: float | None) -> float:
-        training = ()
+        charges = others
         if noise_multiplier is not None:
-            training = (training_charge(sample_rate, num_steps, noise_multiplier),)
-        return epsilon_of_best_run((*others, *training), delta, mean_runs=mean_runs, num_runs=num_runs)
+            charges += (
+                training_charge(sample_rate=sample_rate, noise_multiplier=noise_multiplier, num_steps=num_steps),
+            )
+        return epsilon_of_best_run(charges, delta, mean_runs=mean_runs, num_runs=num_runs)
 
     return least_noise_multiplier(
         epsilon_at,

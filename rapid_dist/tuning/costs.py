@@ -11,7 +11,7 @@ from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
-from rapid_dist.privacy.charges import Charge, merge_charges
+from rapid_dist.privacy.charges import Charge, merge_charges, training_charge
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import histogram_charge
 from rapid_dist.privacy.study import calibrate_best_run, compose_noise_multiplier
@@ -62,12 +62,10 @@ def trial_charges(spec: RunSpec, tune: TuneSpec, noise_multiplier: float) -> tup
 
 
 def _training_charge(spec: RunSpec, noise_multiplier: float) -> Charge:
-    return Charge(
-        mechanism="poisson_gaussian",
-        noise_multiplier=noise_multiplier,
+    return training_charge(
         sample_rate=spec.privacy.sample_rate,
+        noise_multiplier=noise_multiplier,
         num_steps=spec.training.steps + spec.privacy.spare_steps,
-        purpose="training",
     )
 
 

@@ -1,7 +1,12 @@
+import ast
+
 import pytest
 
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.charges import Charge, merge_charges
+from rapid_dist.privacy import calibration
+from rapid_dist.privacy.charges import Charge, merge_charges, training_charge
+from tests.contract.sources import FILES, dotted, name_of, tree_of
+from tests.training.helpers import make_plan
 
 
 def make_charge(**changes) -> Charge:
@@ -81,3 +86,36 @@ def test_merging_does_not_depend_on_order():
 def test_only_charges_can_be_merged():
     with pytest.raises(SpecError):
         merge_charges([make_charge().to_dict()])
+
+
+# Builds its plan by hand from settings of its own; its charges are checked against the plan's by the audit itself.
+STILL_BY_HAND = {"training/audit/trials.py"}
+
+
+def test_the_mechanism_of_a_training_step_is_written_down_in_one_place():
+    """So what is calibrated, planned, printed and charged cannot drift apart."""
+    makers = set()
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] == "Charge":
+                kinds = {c.value for k in node.keywords for c in ast.walk(k.value) if isinstance(c, ast.Constant)}
+                makers |= {name_of(path)} if "poisson_gaussian" in kinds else set()
+    assert makers - STILL_BY_HAND == {"privacy/charges.py"}
+
+
+@pytest.mark.parametrize("sample_rate", [0.3, 1.0])
+def test_what_is_calibrated_is_what_the_plan_charges_at_every_rate(monkeypatch, sample_rate):
+    seen = []
+
+    def noted(charges, **_):
+        seen.extend(charges := tuple(charges))
+        return 2.0 / charges[0].noise_multiplier if charges else 0.0
+
+    monkeypatch.setattr(calibration, "epsilon_pld", noted)
+    monkeypatch.setattr(calibration, "epsilon_rdp", noted)
+    calibration.calibrate_noise_multiplier(target_epsilon=1.0, delta=1e-5, sample_rate=sample_rate, num_steps=7)
+    plan = make_plan(sample_rate=sample_rate)
+    assert {(c.mechanism, c.purpose) for c in seen} == {(plan.training_charge(7).mechanism, "training")}
+    assert plan.training_charge(7) == training_charge(
+        sample_rate=sample_rate, noise_multiplier=plan.noise_multiplier, num_steps=7
+    )
