@@ -18,7 +18,7 @@ from rapid_dist.tuning import modes_text
 from rapid_dist.tuning.page import study_page
 from rapid_dist.tuning.plots import noise_over_steps, parallel_coordinates, score_over
 from rapid_dist.tuning.proposals import base_proposal
-from rapid_dist.tuning.results import TrialRow, best_row, trials_table
+from rapid_dist.tuning.results import TrialRow, best_row, trials_table, without_times
 from rapid_dist.tuning.trials import Trial, TrialBook
 
 BEST, TRIALS, STATEMENT, PAGE, BEST_RUN = "best.yaml", "trials.parquet", "statement.json", "study.html", "best"
@@ -51,7 +51,7 @@ def trial_row(book: TrialBook, trial: Trial, *, ledger: Store | None) -> TrialRo
         epsilon=epsilon,
         attempts=attempts,
         parent=trial.parent,
-        seconds=ending.get("seconds", 0.0),
+        seconds=ending.get("seconds"),
         reason=trial.reason or ending.get("reason", ""),
     )
 
@@ -135,9 +135,11 @@ def write_outcome(
 ) -> dict[str, str]:
     """Writes best.yaml, statement, trials, pictures and page; returns where they are. Of a secret study, only the best.
 
-    Guarantee: under repeat_select nothing is written here but the winner's settings and the statement.
+    Guarantee: under repeat_select nothing is written here but the winner's settings and the statement. In modes that
+    read private images nothing written here tells how long a trial took.
     """
     paths = {}
+    rows = rows if study.tune.cost_mode == PUBLIC_PROXY else without_times(rows)
 
     def write(name: str, data: bytes) -> None:
         out.write_bytes(name, data)

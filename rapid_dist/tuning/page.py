@@ -13,7 +13,7 @@ from rapid_dist.evaluation.report_page import MAX_PAGE_BYTES
 from rapid_dist.evaluation.wording import format_delta, format_epsilon, format_seconds
 from rapid_dist.specs.parsing import require_choice
 from rapid_dist.tuning import modes_text
-from rapid_dist.tuning.results import STATUSES, TrialRow, best_row, by_score
+from rapid_dist.tuning.results import STATUSES, TrialRow, best_row, by_score, without_times
 from rapid_dist.tuning.table import score_words, table_cells
 
 REQUIRED_KEYS = frozenset(
@@ -41,7 +41,8 @@ def study_page(
     Raises InputError for missing keys, SpecError for an unknown mode, InputError when the page would pass 2 MB.
 
     Guarantee: without a named mode the statement, the transfer and all settings named epsilon are left out, and under
-    repeat_select everything that comes from rows, pictures and reused, whatever is handed over.
+    repeat_select everything that comes from rows, pictures and reused, whatever is handed over. How long trials took
+    is shown under public_proxy alone: other trials read private images.
     """
     missing = sorted(REQUIRED_KEYS - set(study))
     if missing:
@@ -51,6 +52,8 @@ def study_page(
         require_choice("study mode", mode, modes_text.MODES)
     secret, unnamed = mode == "repeat_select", mode is None
     shown = [] if secret else by_score(rows)[:MAX_ROWS]
+    if mode not in ("public_proxy", None):  # unnamed, a study is one of public_proxy
+        shown = without_times(shown)
     page = (
         _environment()
         .get_template("study.html.j2")

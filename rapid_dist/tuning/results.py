@@ -25,8 +25,9 @@ class TrialRow:
     """One trial; scores that are no finite number count as not measured, so that rows are always valid JSON.
 
     score, rungs: higher is better, whatever the objective; rungs are (training step, score). epsilon: what the
-    trial's own charges cost alone, None where nothing private was read. Raises SpecError for an unknown status and
-    for an infinite cost, noise or setting.
+    trial's own charges cost alone, None where nothing private was read. seconds: wall time, for the owner's terminal
+    alone where private images were read. Raises SpecError for an unknown status and for an infinite cost, noise or
+    setting.
     """
 
     trial: str
@@ -43,7 +44,7 @@ class TrialRow:
     epsilon: float | None = None
     attempts: int = 0
     parent: str | None = None  # PBT: cloned from
-    seconds: float = 0.0
+    seconds: float | None = None
     reason: str = ""  # why it failed
 
     def __post_init__(self) -> None:
@@ -99,8 +100,15 @@ def by_score(rows: Sequence[TrialRow]) -> list[TrialRow]:
     return sorted(rows, key=place)
 
 
+def without_times(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """The rows without their wall times, which depend on the private images that a trial read."""
+    return [dataclasses.replace(row, seconds=None) for row in rows]
+
+
 def trials_table(rows: Sequence[TrialRow]) -> bytes:
     """The rows as Parquet: the fixed columns, then one column for each dotted key, null where a row lacks it.
+
+    There is no column of seconds when no row has any (without_times).
 
     Whole numbers and fractions under one key become float64; a key with values of several other kinds, or with
     lists, is a column of JSON texts. Raises SpecError when a key is named like a fixed column.
@@ -109,11 +117,13 @@ def trials_table(rows: Sequence[TrialRow]) -> bytes:
     import pyarrow.parquet as pq
 
     types = _column_types()
+    if all(row.seconds is None for row in rows):
+        del types["seconds"]
     fixed = [{**row.to_dict(), "rungs": [{"step": s, "score": v} for s, v in row.rungs]} for row in rows]
     columns = {name: pa.array([row[name] for row in fixed], kind) for name, kind in types.items()}
     encodings = {}
     for key in space_keys(rows):
-        require(key not in types, f"the setting {key!r} is named like a fixed column; expected a dotted name")
+        require(key not in _column_types(), f"the setting {key!r} is named like a fixed column; expected a dotted name")
         columns[key], encodings[key] = _setting_column([row.proposal.get(key) for row in rows])
         if any(key in row.proposal and row.proposal[key] is None for row in rows):
             present = [json.dumps(row.proposal[key]) if key in row.proposal else None for row in rows]

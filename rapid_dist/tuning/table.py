@@ -62,7 +62,8 @@ def table_cells(rows: Sequence[TrialRow], *, show_epsilon: bool = True) -> tuple
         for name, field in _COLUMNS.items()
         if any(getattr(row, field) is not None for row in rows) and (show_epsilon or name != "epsilon")
     }
-    head = ["trial", "status", "score", *keys.values(), "step", *columns, "time"]
+    times = ["time"] if any(row.seconds is not None for row in rows) else []
+    head = ["trial", "status", "score", *keys.values(), "step", *columns, *times]
     body = [
         [
             row.trial,
@@ -74,7 +75,7 @@ def table_cells(rows: Sequence[TrialRow], *, show_epsilon: bool = True) -> tuple
                 "-" if getattr(row, field) is None else _number(name, getattr(row, field))
                 for name, field in columns.items()
             ],
-            format_seconds(row.seconds),
+            *["-" if row.seconds is None else format_seconds(row.seconds) for _ in times],
         ]
         for row in rows
     ]
@@ -135,7 +136,8 @@ class LiveTable:
         if row.status == "failed":
             what += f": {row.reason or 'no reason was given'}"
         elif row.score is not None:
-            what += f": {score_words(row.score)} in {format_seconds(row.seconds)}"
+            took = "" if row.seconds is None else f" in {format_seconds(row.seconds)}"
+            what += f": {score_words(row.score)}{took}"
         of = f"/{self._num_trials}" if self._num_trials is not None else ""
         self._event(f"{what}  {len(self._ended)}{of} done{self._beside_best()}")
 

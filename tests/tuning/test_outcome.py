@@ -18,6 +18,7 @@ from rapid_dist.tuning.outcome import copy_artefact, publish_winner, study_facts
 from rapid_dist.tuning.results import read_trials
 from rapid_dist.tuning.scorer import write_rung
 from rapid_dist.tuning.trials import TrialBook
+from tests.wall_times import times_in_files
 
 from .example_rows import make_row, make_rows
 from .studies import make_study
@@ -169,6 +170,12 @@ def test_a_winner_does_not_tell_how_many_there_were(place):
             assert word not in path.read_bytes(), path
 
 
+def test_a_winner_does_not_tell_how_long_its_trial_took(place):
+    _, best = published(place)
+    assert read_manifest(best.child("train")).seconds is None
+    assert times_in_files(best.child("train"), ["manifest.json"]) == {}
+
+
 def test_a_winner_without_retrieval_has_no_knowledge_base(place):
     _, best = published(place, knowledge_base=None)
     assert [p.name for p in place_path(best).iterdir() if "kb" in p.name or "knowledge" in p.name] == []
@@ -205,6 +212,26 @@ def test_an_open_study_leaves_its_trials_pictures_and_page(place):
     }
     assert all(out.read_bytes(f"plots/{name}.png").startswith(b"\x89PNG") for name in pictures)
     assert b"t0003" in out.read_bytes("study.html")
+
+
+@pytest.mark.parametrize("mode", ["compose", "subset", "repeat_select"])
+def test_a_study_that_read_private_images_does_not_tell_how_long_its_trials_took(place, mode):
+    """One more large scan among the private images moves such a number."""
+    settings = {"training.steps": 50, "schedule.split_step": 30}
+    rows = [make_row(i, proposal=settings, score=i / 9, steps=50, seconds=4321.0 + i) for i in range(4)]
+    _, paths, out = outcome(place, mode, rows, is_secret=mode == "repeat_select")
+    assert times_in_files(out, [name for name in paths if name.endswith((".json", ".parquet"))]) == {}
+    assert "1 h 12 min" not in out.read_bytes("study.html").decode()
+    if mode != "repeat_select":
+        assert [row.seconds for row in read_trials(out.read_bytes("trials.parquet"))] == [None] * 4
+
+
+def test_a_study_of_public_images_tells_how_long_its_trials_took(place):
+    settings = {"training.steps": 50, "schedule.split_step": 30}
+    rows = [make_row(i, proposal=settings, score=i / 9, steps=50, seconds=4321.0 + i) for i in range(4)]
+    _, _, out = outcome(place, "public_proxy", rows, is_secret=False)
+    assert read_trials(out.read_bytes("trials.parquet")) == rows
+    assert "1 h 12 min" in out.read_bytes("study.html").decode()
 
 
 def test_a_secret_study_leaves_the_winner_and_the_statement_alone(place):

@@ -109,6 +109,12 @@ def test_repeat_select_shows_the_winners_settings_and_nothing_of_the_trials():
     assert html == render(make_rows(40), mode="repeat_select", pictures={})
 
 
+@pytest.mark.parametrize("mode", [*MODES, None])
+def test_how_long_trials_took_is_shown_only_where_no_private_image_was_read(mode):
+    text = Page(render([make_row(i, seconds=4321.0) for i in range(3)], mode=mode)).text
+    assert ("1 h 12 min" in text) == (mode in ("public_proxy", None))
+
+
 def test_hostile_text_is_escaped_wherever_it_comes_from():
     evil = "<script>alert(1)</script>"
     row = make_row(

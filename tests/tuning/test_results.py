@@ -7,7 +7,7 @@ import pytest
 
 from rapid_dist.artifacts.tables import table_bytes
 from rapid_dist.errors import ArtifactError, SpecError
-from rapid_dist.tuning.results import TrialRow, best_row, by_score, read_trials, trials_table
+from rapid_dist.tuning.results import TrialRow, best_row, by_score, read_trials, trials_table, without_times
 
 from .example_rows import make_row, make_rows
 
@@ -41,6 +41,14 @@ def test_a_row_survives_json_with_every_field_set():
 @pytest.mark.parametrize("rows", [[], [full_row()], make_rows(30)], ids=["none", "one", "thirty"])
 def test_rows_survive_parquet(rows):
     assert read_trials(trials_table(rows)) == rows
+
+
+def test_a_table_of_rows_without_times_has_no_column_of_seconds(tmp_path):
+    rows = without_times([full_row(), *make_rows(2)])
+    (tmp_path / "trials.parquet").write_bytes(trials_table(rows))
+    assert "seconds" not in pq.read_schema(tmp_path / "trials.parquet").names
+    assert read_trials(trials_table(rows)) == rows
+    assert [dataclasses.replace(row, seconds=12.5) for row in rows[:1]] == [full_row()]
 
 
 def test_each_dotted_key_is_a_column_with_nulls_where_absent(tmp_path):
