@@ -16,7 +16,7 @@ from typing import Any
 from rapid_dist.distributed.mailbox import Post, mailbox
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.metrics.buffer import Buffer, replay
-from rapid_dist.metrics.catalog import Metric
+from rapid_dist.metrics.catalog import KINDS, Metric
 from rapid_dist.metrics.recorder import Recorder, current_recorder, recording
 
 _SEND_EVERY_SECONDS = 1.0
@@ -78,12 +78,8 @@ class _Agent:
         instrument = self._instruments.get(metric.name)
         if instrument is None:
             instrument = self._instruments[metric.name] = _make_instrument(metric)
-        if metric.kind == "gauge":
-            instrument.set(value, tags=dict(labels))
-        elif metric.kind == "histogram":
-            instrument.observe(value, tags=dict(labels))
-        elif value > 0:  # Ray refuses to count nothing
-            instrument.inc(value, tags=dict(labels))
+        if metric.kind != "counter" or value > 0:  # Ray refuses to count nothing
+            getattr(instrument, KINDS[metric.kind])(value, tags=dict(labels))
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -93,11 +89,9 @@ def _make_instrument(metric: Metric) -> Any:
     from ray.util import metrics
 
     # The agent adds `_total` to counters by itself.
-    arguments = {"name": metric.name.removesuffix("_total"), "description": metric.text}
-    if metric.kind == "histogram":
-        return metrics.Histogram(**arguments, boundaries=list(metric.buckets), tag_keys=metric.label_names)
-    kind = metrics.Counter if metric.kind == "counter" else metrics.Gauge
-    return kind(**arguments, tag_keys=metric.label_names)
+    extra = {"boundaries": list(metric.buckets)} if metric.kind == "histogram" else {}
+    make = getattr(metrics, metric.kind.capitalize())
+    return make(metric.name.removesuffix("_total"), metric.text, tag_keys=metric.label_names, **extra)
 
 
 @contextlib.contextmanager

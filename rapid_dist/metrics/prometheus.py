@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rapid_dist.errors import SpecError
-from rapid_dist.metrics.catalog import CATALOG, Metric
+from rapid_dist.metrics.catalog import CATALOG, KINDS, Metric
 from rapid_dist.metrics.recorder import Recorder, recording
 
 LOOPBACK = "127.0.0.1"
@@ -27,9 +27,7 @@ class PrometheusSink:
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
         child = self._instruments[metric.name].labels(**labels)
-        {"counter": lambda: child.inc, "gauge": lambda: child.set, "histogram": lambda: child.observe}[metric.kind]()(
-            value
-        )
+        getattr(child, KINDS[metric.kind])(value)
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -39,8 +37,8 @@ class PrometheusSink:
 
         arguments = {"labelnames": metric.label_names, "registry": self.registry}
         if metric.kind == "histogram":
-            return client.Histogram(metric.name, metric.text, buckets=metric.buckets, **arguments)
-        return {"counter": client.Counter, "gauge": client.Gauge}[metric.kind](metric.name, metric.text, **arguments)
+            arguments["buckets"] = metric.buckets
+        return getattr(client, metric.kind.capitalize())(metric.name, metric.text, **arguments)
 
 
 @contextlib.contextmanager
