@@ -82,12 +82,10 @@ def show(uri: str, as_json: bool) -> None:
         f"{'job':<17} {'purpose':<20} {'mechanism':<19} {'noise multiplier':>16} {'sample rate':>12} {'steps':>7}"
     )
     for job in book.jobs:
-        for charge in book.own_charges_of(job):
+        for charge in book.charges_of(job):
             click.echo(f"{job:<17} {charge.purpose:<20} {charge.mechanism:<19} {_numbers(charge)}")
     for job, facts in jobs.items():
-        inherited = len(book.charges_of(job)) - len(book.own_charges_of(job))
-        more = f", {inherited} charges of other jobs inherited" if inherited else ""
-        click.echo(f"job {job}: epsilon {_shown(facts['spent_epsilon'])}, {facts['attempts']} attempts{more}")
+        click.echo(f"job {job}: epsilon {_shown(facts['spent_epsilon'])}, {facts['attempts']} attempts")
     for name, facts in studies.items():
         click.echo(
             f"study {name}: epsilon {_shown(facts['spent_epsilon'])} of {facts['target_epsilon']:g} at delta "
@@ -121,10 +119,9 @@ def _shown(epsilon: float | None) -> str:
 
 
 def _study_facts(book: Any, study: str) -> dict[str, Any]:
-    attempts = book.attempts_of_study(study)
-    epsilon, delta = attempts[0]["study_target_epsilon"], attempts[0]["study_target_delta"]
-    facts = _facts(book, book.charges_of_study(study), attempts, delta)
-    return {**facts, "target_epsilon": epsilon, "target_delta": delta}
+    view = book.of_study(study)
+    epsilon, delta = view.own_target
+    return {**_facts(book, view.charges, view.attempts, delta), "target_epsilon": epsilon, "target_delta": delta}
 
 
 @ledger.command("verify")

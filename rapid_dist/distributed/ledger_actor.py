@@ -71,9 +71,9 @@ class LedgerClient:
         """As Ledger.require_entry."""
         return self._call("require_entry", digest)
 
-    def require_counted(self, digest: str, *, job: str, charged_to: str) -> None:
+    def require_counted(self, digest: str, *, job: str) -> None:
         """As Ledger.require_counted."""
-        return self._call("require_counted", digest, job=job, charged_to=charged_to)
+        return self._call("require_counted", digest, job=job)
 
     def require_charge(self, charge: AnyCharge, *, job: str) -> None:
         """As Ledger.require_charge."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,55 +11,30 @@ from rapid_dist.errors import BudgetExceededError, PrivacyError
 from rapid_dist.privacy.bounded import charge_from_dict
 from rapid_dist.privacy.budget import Budget
 from rapid_dist.privacy.charges import AnyCharge, Charge
-from rapid_dist.privacy.job_ledger import JobLedger, StudyLedger
 from rapid_dist.privacy.ledger_chain import Chain
 from rapid_dist.privacy.ledger_entry import STUDY_TERMS, Entry
-from rapid_dist.privacy.lineage import INHERITS, STUDY, counted_for_job, counted_for_study, own_charges
+from rapid_dist.privacy.ledger_view import STUDY, LedgerView
 from rapid_dist.privacy.paid import PaidSteps
 
 DEFAULT_JOB = "run"
 
 
-class Ledger:
-    """The entries of one folder. Made by open_ledger, join_ledger or read_ledger, not directly.
+class Ledger(LedgerView):
+    """The ledger of one dataset. Made by open_ledger, join_ledger or read_ledger, not directly.
 
     Guarantee: epsilon is a function of the entries alone; an entry is never changed or removed, so spent_epsilon
     never falls, whatever crashes; nothing written depends on private records.
     """
 
     def __init__(self, store: Store, *, is_read_only: bool):
-        self._chain, self._is_read_only = Chain(store), is_read_only
+        super().__init__(Chain(store))
+        self._is_read_only = is_read_only
         self._budgets: dict[tuple[float, float], Budget] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether the folder held no entry when it was last looked at."""
         return not self._chain.entries
-
-    @property
-    def target(self) -> dict[str, Any]:
-        """The dataset's budget: target_epsilon, target_delta, neighboring_relation, unit."""
-        return dict(self._chain.entries[0].body)
-
-    @property
-    def head(self) -> str:
-        """Digest of the last entry, which fixes all entries before it."""
-        return self._chain.entries[-1].digest
-
-    @property
-    def charges(self) -> tuple[AnyCharge, ...]:
-        """All charges of all attempts, in the order written, as of the last look at the folder."""
-        return tuple(charge_from_dict(body["charge"]) for body in self._bodies("charge"))
-
-    @property
-    def attempts(self) -> tuple[dict[str, Any], ...]:
-        """The plans of all attempts; attempt n is at position n - 1."""
-        return tuple(dict(body["plan"]) for body in self._bodies("attempt"))
-
-    @property
-    def jobs(self) -> tuple[str, ...]:
-        """The jobs that used the dataset, in the order they first came."""
-        return tuple(dict.fromkeys(body["job"] for body in self._bodies("attempt")))
 
     @property
     def studies(self) -> dict[str, dict[str, Any]]:
@@ -76,38 +51,60 @@ class Ledger:
         self.refresh()
         return self._dataset_budget.epsilon(self.charges)
 
+    def of_job(self, job: str) -> LedgerView:
+        """What one job did to the dataset, a view of this ledger."""
+        return LedgerView(self._chain, lambda: {job}, name=f"job {job!r}")
+
+    def of_study(self, study: str) -> LedgerView:
+        """What all jobs of a study did to the dataset: every job of which an attempt names it."""
+        return self._of_studies((study,))
+
+    def scope_of(self, job: str) -> LedgerView:
+        """What a statement on this job has to count: all of its study where it has one, else the job alone.
+
+        Guarantee: what a job learned from other jobs of its study is counted with it, whatever its spec says; its
+        attempts in the ledger decide.
+        """
+        self.refresh()
+        named = tuple(dict.fromkeys(plan[STUDY] for plan in self.attempts_of(job) if STUDY in plan))
+        return self._of_studies(named) if named else self.of_job(job)
+
+    def _of_studies(self, studies: tuple[str, ...]) -> LedgerView:
+        terms = self.studies.get(studies[-1])
+        return LedgerView(
+            self._chain,
+            lambda: set().union(*map(self._members, studies)),
+            name=" and ".join(f"study {study!r}" for study in studies),
+            target=None if terms is None else (terms["study_target_epsilon"], terms["study_target_delta"]),
+        )
+
+    def _members(self, study: str) -> set[str]:
+        return {body["job"] for body in self._bodies("attempt") if body["plan"].get(STUDY) == study}
+
+    def charges_of(self, job: str) -> tuple[AnyCharge, ...]:
+        """The charges of all attempts of a job."""
+        return self.of_job(job).charges
+
     def attempts_of(self, job: str) -> tuple[dict[str, Any], ...]:
         """The plans of all attempts of a job."""
-        return tuple(dict(body["plan"]) for body in self._bodies("attempt") if body["job"] == job)
-
-    def attempts_of_study(self, study: str) -> tuple[dict[str, Any], ...]:
-        """The plans of all attempts that name a study."""
-        return tuple(plan for plan in self.attempts if plan.get(STUDY) == study)
-
-    def of_job(self, job: str) -> JobLedger:
-        """What one job did to the dataset, a view of this ledger."""
-        return JobLedger(self, job)
-
-    def of_study(self, study: str) -> StudyLedger:
-        """What all jobs of a study did to the dataset, a view of this ledger."""
-        return StudyLedger(self, study)
+        return self.of_job(job).attempts
 
     def require_entry(self, digest: str) -> None:
         """Raises PrivacyError unless the entry with this digest, seen earlier, is still there."""
         self._chain.require(digest)
 
-    def require_counted(self, digest: str, *, job: str, charged_to: str) -> None:
-        """Raises PrivacyError unless the entry, seen earlier, is there, and counts for the job.
-
-        charged_to: the job that paid for it, the job itself or one from which it inherited up to that entry or later.
-        """
+    def require_counted(self, digest: str, *, job: str) -> None:
+        """Raises PrivacyError unless the entry, seen earlier, is there and is a charge of the job."""
         self.require_entry(digest)
-        counted = {entry.digest for entry in counted_for_job(self._chain.entries, job)}
-        if digest not in counted or digest not in {e.digest for e in own_charges(self._chain.entries, charged_to)}:
+        if digest not in {entry.digest for entry in self._charges_of_job(job)}:
             raise PrivacyError(
-                f"entry {digest[:12]}... of job {charged_to!r} is not among the charges of job {job!r}; what it paid"
-                " for would not be counted: use a new folder"
+                f"entry {digest[:12]}... is not among the charges of job {job!r}; what it paid for would not be "
+                "counted: use a new folder"
             )
+
+    def _charges_of_job(self, job: str) -> tuple[Entry, ...]:
+        numbers = self.of_job(job).numbered_attempts
+        return tuple(e for e in self._chain.entries if e.kind == "charge" and e.body["attempt"] in numbers)
 
     def begin_attempt(
         self,
@@ -120,10 +117,9 @@ class Ledger:
         """Writes down a new attempt of a job and returns its number, counted from 1 and durable on return.
 
         plan: public settings, ready for JSON; its target_epsilon and target_delta, when given, limit the job
-        within the dataset's budget. Its STUDY_TERMS limit all attempts that name the study together. Its inherits,
-        {"job": donor, "entry": digest}, counts the donor's charges up to and including that entry for this job too.
-        planned: what a job that begins means to charge in all. Every restart is a new attempt with fresh inclusion
-        and noise. request: a name of this call, to make it again safely.
+        within the dataset's budget. Its STUDY_TERMS limit all jobs of the study together. planned: what a job that
+        begins means to charge in all. Every restart is a new attempt with fresh inclusion and noise. request: a name
+        of this call, to make it again safely.
         Raises BudgetExceededError, with nothing written, when the planned charges do not fit; StorageError.
         """
 
@@ -136,10 +132,9 @@ class Ledger:
     def require_room(self, planned: Sequence[AnyCharge], *, job: str, plan: Mapping[str, Any]) -> None:
         """Raises BudgetExceededError when a job that has not begun means to charge more than is left.
 
-        A job that has begun, or goes on from another's checkpoint, may go on with what is left: it stops before the
-        step that would exceed it.
+        A job that has begun may resume with what is left: it stops before the step that would exceed it.
         """
-        if planned and job not in self.jobs and INHERITS not in plan:
+        if planned and job not in self.jobs:
             self._refuse_overspending(tuple(planned), job, plan, what="the plan of this job")
 
     def require_charge(self, charge: AnyCharge, *, job: str) -> None:
@@ -154,7 +149,7 @@ class Ledger:
     def paid_before(self, charge: AnyCharge, *, job: str) -> PaidSteps | None:
         """The receipt of this charge if the job already made it; None otherwise."""
         self.refresh()
-        found = own_charges(self._chain.entries, job)
+        found = self._charges_of_job(job)
         return next((_receipt(e) for e in found if e.body["charge"] == charge.to_dict()), None)
 
     def charge(
@@ -214,35 +209,16 @@ class Ledger:
             num_steps = budget.largest_fitting(already, charge_like, num_steps)
         return num_steps
 
-    def refresh(self) -> None:
-        """Reads what was added since. Raises PrivacyError when a known entry is gone or the chain is broken."""
-        self._chain.refresh()
-
     def _append(self, kind: str, make_body: Callable[[], dict[str, Any]], request: str | None) -> Entry:
         if self._is_read_only:
             raise PrivacyError(f"{self._chain.store.uri} was opened with read_ledger; use open_ledger to write")
         return self._chain.append(kind, make_body, request)
-
-    def _bodies(self, kind: str) -> list[Mapping[str, Any]]:
-        return self._chain.bodies(kind)
 
     def _job_of(self, attempt: int) -> tuple[str, Mapping[str, Any]]:
         bodies = self._bodies("attempt")
         if type(attempt) is not int or not 1 <= attempt <= len(bodies):
             raise PrivacyError(f"attempt {attempt!r} was never begun; call begin_attempt")
         return bodies[attempt - 1]["job"], bodies[attempt - 1]["plan"]
-
-    def charges_of(self, job: str, *, plan: Mapping[str, Any] | None = None) -> tuple[AnyCharge, ...]:
-        """The charges of all attempts of a job, and those it inherited; with the plan of an attempt about to begin."""
-        return _charges_in(counted_for_job(self._chain.entries, job, plan))
-
-    def own_charges_of(self, job: str) -> tuple[AnyCharge, ...]:
-        """The charges of all attempts of a job, without those it inherited."""
-        return _charges_in(own_charges(self._chain.entries, job))
-
-    def charges_of_study(self, study: str) -> tuple[AnyCharge, ...]:
-        """The charges of all attempts that name a study, and those they inherited, each once."""
-        return _charges_in(counted_for_study(self._chain.entries, study))
 
     @property
     def _dataset_budget(self) -> Budget:
@@ -257,10 +233,11 @@ class Ledger:
         limits = [self._dataset_limit]
         if "target_epsilon" in plan and "target_delta" in plan:
             own = self._budget(plan["target_epsilon"], plan["target_delta"])
-            limits.append(("the target", own, self.charges_of(job, plan=plan)))
+            limits.append(("the target", own, self.charges_of(job)))
         if {STUDY, "study_target_epsilon", "study_target_delta"} <= plan.keys():
             total = self._budget(plan["study_target_epsilon"], plan["study_target_delta"])
-            limits.append((f"the target of study {plan[STUDY]!r}", total, self.charges_of_study(plan[STUDY])))
+            together = LedgerView(self._chain, lambda: self._members(plan[STUDY]) | {job})
+            limits.append((f"the target of study {plan[STUDY]!r}", total, together.charges))
         return limits
 
     def _budget(self, target_epsilon: float, target_delta: float) -> Budget:
@@ -294,7 +271,3 @@ def _receipt(entry: Entry) -> PaidSteps:
         charge=charge_from_dict(body["charge"]),
         entry=entry.digest,
     )
-
-
-def _charges_in(entries: Iterable[Entry]) -> tuple[AnyCharge, ...]:
-    return tuple(charge_from_dict(entry.body["charge"]) for entry in entries)

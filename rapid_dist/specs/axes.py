@@ -48,17 +48,6 @@ class Axis:
     def _within(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 
-    def nearest(self, value: Value) -> Value:
-        """The value of the axis that lies nearest; a value of another kind gives the first."""
-        if self.kind == "choice":
-            if value in self.values or isinstance(value, str | bool) or not all(map(_is_number, self.values)):
-                return value if value in self.values else self.values[0]
-            return min(self.values, key=lambda v: abs(v - value))
-        if self.kind in ("uniform", "log"):
-            return float(self._within(value))
-        steps = round((self._within(value) - self.low) / self.step)
-        return int(self.low) + self.step * min(steps, (int(self.high) - int(self.low)) // self.step)
-
     @property
     def is_log(self) -> bool:
         """Whether the axis reads best on a logarithmic scale."""
@@ -103,10 +92,6 @@ def parse_axis(name: str, value: Any) -> Axis:
         f"{name}.step is {step!r}; expected a whole number of at least 1, with int",
     )
     return Axis(kind=kind, low=float(ends[0]), high=float(ends[1]), step=step)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:

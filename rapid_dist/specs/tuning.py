@@ -26,7 +26,7 @@ from rapid_dist.specs.run import RunSpec, read_mapping, read_spec_file
 
 PUBLIC_PROXY, REPEAT_SELECT, COMPOSE, SUBSET = MODES = ("public_proxy", "repeat_select", "compose", "subset")
 SEARCHERS = ("random", "optuna", "hyperopt")
-SCHEDULERS = ("fifo", "asha", "pbt")
+SCHEDULERS = ("fifo", "asha")
 OBJECTIVES = ("proxy_accuracy", "public_fid", "noisy_accuracy")
 # What a trial may change. The rest says which data, which promise, or how results are measured.
 SEARCHABLE = (
@@ -43,8 +43,6 @@ SEARCHABLE = (
     "sampling",
 )
 _PLACE = ("max_concurrent", "cpus_per_trial", "max_failures")  # where and how fast; in no digest
-# What PBT may change in the middle of a trial: neither the mechanism that was paid for nor what the model is.
-MUTABLE = ("training.learning_rate", "training.label_dropout", "training.timestep_power", "training.ema_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +98,7 @@ class TuneSpec:
     scheduler: str = "fifo"
     objective: str | None = None  # None: proxy_accuracy on public data, else noisy_accuracy
     accuracy_noise_multiplier: float = 20.0  # noise on the count of right answers, for noisy_accuracy
-    num_rungs: int = 1  # how often a trial is scored; asha and pbt need at least 2
+    num_rungs: int = 1  # how often a trial is scored; asha needs at least 2
     reduction_factor: int = 3  # asha keeps one in this many trials at each rung
     include_base: bool = True  # the first trial is the spec as it stands
     num_scored_samples: int = 2000  # images drawn to score a trial
@@ -140,17 +138,6 @@ class TuneSpec:
             "more",
         )
         require(
-            scheduler != "pbt" or self.searcher == "random",
-            f"tune.scheduler is 'pbt' with searcher {self.searcher!r}; pbt searches by itself: use searcher random",
-        )
-        if scheduler == "pbt":
-            fixed = sorted(name for name in self.space if name not in MUTABLE)
-            require(
-                not fixed,
-                f"tune.space has {', '.join(fixed)}, which pbt would change in the middle of a trial; with pbt search "
-                f"only {', '.join(MUTABLE)}",
-            )
-        require(
             objective != "proxy_accuracy" or mode == PUBLIC_PROXY,
             f"tune.objective is 'proxy_accuracy' in mode {mode!r}, where accuracy would be measured on private "
             "records without paying; use noisy_accuracy or public_fid",
@@ -166,7 +153,7 @@ class TuneSpec:
         require(
             self.scheduler == "fifo" and self.num_rungs == 1,
             f"tune.scheduler is {self.scheduler!r} with {self.num_rungs} rungs in mode 'repeat_select': a trial "
-            "that is stopped or copied by its score makes others depend on it, and the guarantee holds only for runs "
+            "that is stopped by its score makes others depend on it, and the guarantee holds only for runs "
             "that are drawn alike and never watched; use scheduler fifo and num_rungs 1, or mode compose",
         )
         require(

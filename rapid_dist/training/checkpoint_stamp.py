@@ -29,12 +29,11 @@ def checkpoint_stamp(plan: PrivacyPlan, job: str, paid: PaidSteps, statement: st
 def check_stamp(checkpoint: bytes, *, plan: PrivacyPlan, job: str, require_counted: Callable[..., None]) -> None:
     """Refuses a checkpoint whose steps this run's ledger does not count for this job.
 
-    require_counted(digest, job=..., charged_to=...): that of Ledger. A checkpoint of another job passes only if this
-    job inherited that job's charges up to the checkpoint's entry or later.
-    Guarantee: training that goes on from a checkpoint states an epsilon that covers the steps within it.
-    Raises PrivacyError for a checkpoint of a job not inherited from, of a debugging run, or from behind a cut ledger.
+    require_counted(digest, job=...): that of Ledger.
+    Guarantee: training that resumes from a checkpoint states an epsilon that covers the steps within it.
+    Raises PrivacyError for a checkpoint of another job, of a debugging run, or from behind a cut ledger.
     """
     notes = checkpoint_notes(checkpoint)
     if notes["not_private"] != "; ".join(not_private_reasons(plan)):
         raise PrivacyError(f"the checkpoint is NOT PRIVATE ({notes['not_private']}); use a new folder")
-    require_counted(notes["ledger_entry"], job=job, charged_to=notes.get("job"))
+    require_counted(notes["ledger_entry"], job=job)

@@ -99,14 +99,9 @@ class CheckpointFolder:
 
     def save(self, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
         """Writes the state whole, with the notes in its header, and deletes all but the newest `keep`."""
-        self.adopt(state.to_bytes(notes))
-
-    def adopt(self, data: bytes) -> None:
-        """Takes over a state that was written elsewhere, as its newest checkpoint."""
-        step = int(checkpoint_notes(data)["step"])
-        name = f"step-{step:08d}"
+        data, name = state.to_bytes(notes), f"step-{state.step:08d}"
         self.store.write_bytes(f"{name}.safetensors", data)
-        sidecar = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        sidecar = {"step": state.step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         self.store.write_bytes(f"{name}.json", json.dumps(sidecar).encode())
         for old in self._names()[: -self.keep]:
             self.store.delete(f"{old}.json")

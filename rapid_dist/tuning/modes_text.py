@@ -35,8 +35,8 @@ MODES: Mapping[str, Mapping[str, str]] = {
     },
     "compose": {
         "what": "Every trial trained on the private data as a job of the dataset's ledger. The searcher may learn "
-        "from scores, and the scheduler may stop, pause and clone trials.",
-        "cost": "All trials are added up in one account: finished, stopped, failed, restarted and cloned ones alike. "
+        "from scores, and the scheduler may stop trials.",
+        "cost": "All trials are added up in one account: finished, stopped, failed and restarted ones alike. "
         "Each trial's noise was set so that all of them together stay within the target; more trials, more noise.",
         "assumes": "Scores that steer the search are computed from what trials released, or are paid for. In return "
         "every trial, with its settings and score, may be shown.",

@@ -50,7 +50,6 @@ def trial_row(book: TrialBook, trial: Trial, *, ledger: Store | None) -> TrialRo
         max_grad_norm=privacy.max_grad_norm,
         epsilon=epsilon,
         attempts=attempts,
-        parent=trial.parent,
         seconds=ending.get("seconds"),
         reason=trial.reason or ending.get("reason", ""),
     )

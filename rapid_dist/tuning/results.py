@@ -43,7 +43,6 @@ class TrialRow:
     max_grad_norm: float | None = None
     epsilon: float | None = None
     attempts: int = 0
-    parent: str | None = None  # PBT: cloned from
     seconds: float | None = None
     reason: str = ""  # why it failed
 

@@ -28,7 +28,7 @@ from rapid_dist.specs.tuning import TuneSpec
 from rapid_dist.training.collective import Collective, on_rank_zero
 from rapid_dist.training.private_inputs import PrivateInputs
 from rapid_dist.training.private_loop import PrivateAttempt
-from rapid_dist.training.state import CheckpointFolder, TrainState
+from rapid_dist.training.state import TrainState
 from rapid_dist.tuning.costs import accuracy_charge
 from rapid_dist.tuning.scoring import accuracy_score, count_right, draw_samples, likeness_score, scoring_classifier
 
@@ -58,6 +58,11 @@ def rung_steps(training: TrainingSpec, num_rungs: int) -> tuple[int, ...]:
     return tuple(sorted({min(end, training.steps) for end in ends}))
 
 
+def rung_number(training: TrainingSpec, num_rungs: int, step: int) -> int:
+    """Returns which rung a score after this step belongs to, from 1; a restart does not change it."""
+    return 1 + sum(end < step for end in rung_steps(training, num_rungs))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialScorer:
     """Scores a trial at its rungs into files of its folder; it pickles.
@@ -70,7 +75,6 @@ class TrialScorer:
     spec: RunSpec
     tune: TuneSpec
     folder: Store
-    train: Store
     reference: Store
     knowledge_base: Store | None
     base: Manifest | None
@@ -92,16 +96,9 @@ class TrialScorer:
         score = on_rank_zero(collective, lambda: read_rung(self.folder, step))
         if score is None:
             score = self._score(end)
-            on_rank_zero(collective, lambda: self._keep(step, score))
+            on_rank_zero(collective, lambda: write_rung(self.folder, step, score))
         if self.go_on is not None and not is_last:
             on_rank_zero(collective, lambda: self.go_on(step, score))
-
-    def _keep(self, step: int, score: float) -> None:
-        """The score last, so that a rung with a score has the checkpoint that a clone may start from."""
-        if self.tune.scheduler == "pbt":
-            checkpoint = CheckpointFolder(self.train.child("checkpoints")).latest()
-            self.folder.write_bytes(rung_checkpoint(step), checkpoint)
-        write_rung(self.folder, step, score)
 
     def _score(self, end: BlockEnd) -> float:
         if self.tune.score_name == "noisy_accuracy":
@@ -188,11 +185,6 @@ class TrialScorer:
 def rung_file(step: int) -> str:
     """Where the score after a step lies in a trial's folder."""
     return f"rungs/step-{step:08d}.json"
-
-
-def rung_checkpoint(step: int) -> str:
-    """Where the state after a step lies in the folder of a trial that may be cloned."""
-    return f"rungs/step-{step:08d}.safetensors"
 
 
 def read_rung(folder: Store, step: int) -> float | None:

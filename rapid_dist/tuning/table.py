@@ -67,7 +67,7 @@ def table_cells(rows: Sequence[TrialRow], *, show_epsilon: bool = True) -> tuple
     body = [
         [
             row.trial,
-            row.status + (f" from {row.parent}" if row.parent else ""),
+            row.status,
             score_words(row.score),
             *[value_words(row.proposal[key]) if key in row.proposal else "-" for key in keys],
             f"{row.step}/{row.steps}",
@@ -118,8 +118,7 @@ class LiveTable:
         keys = short_names(row.proposal)
         settings = ", ".join(f"{keys[key]} {value_words(value)}" for key, value in row.proposal.items())
         again = f" again (attempt {row.attempts + 1})" if row.attempts else ""
-        origin = f" from {row.parent}" if row.parent else ""
-        self._event(f"{row.trial} began{again}{origin}: {settings}")
+        self._event(f"{row.trial} began{again}: {settings}")
 
     def rung(self, trial: str, step: int, score: float) -> None:
         """A trial was scored on its way."""

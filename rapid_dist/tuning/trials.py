@@ -10,17 +10,14 @@ from typing import Any
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.specs import RunSpec, parse_spec
-from rapid_dist.tuning.scorer import read_rungs, rung_checkpoint, rung_file
+from rapid_dist.tuning.scorer import read_rungs
 
-TRIAL, ENDED = "trial.json", "ended.json"
+TRIAL, ENDED, TRAIN = "trial.json", "ended.json", "train"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A trial as it began. generation: how often it was cloned over; each has a job and a folder of its own.
-
-    charges: all that it may charge. inherits: the donor's job and ledger entry, of a clone.
-    """
+    """A trial as it began. charges: all that it may charge. job: its name in the ledger."""
 
     name: str
     proposal: Mapping[str, Any]
@@ -28,20 +25,11 @@ class Trial:
     charges: tuple[Charge, ...]
     job: str
     tune_id: str = ""
-    generation: int = 0
-    parent: str | None = None
-    inherits: Mapping[str, str] | None = None
-    ledger: str = ""  # of a throw-away ledger that is not the trial's own
     reason: str = ""  # why it never ran
 
     @property
     def spec(self) -> RunSpec:
         return parse_spec(self.spec_yaml)
-
-    @property
-    def train_folder(self) -> str:
-        """Where it trains, in its folder."""
-        return "train" if not self.generation else f"train-{self.generation}"
 
     def to_bytes(self) -> bytes:
         plain = {**asdict(self), "charges": [c.to_dict() for c in self.charges]}
@@ -83,7 +71,7 @@ class TrialBook:
         return [trial for name in self.names() if (trial := self.get(name)) is not None]
 
     def put(self, trial: Trial) -> None:
-        """Keeps a trial that begins, or that begins again as a clone; durable on return."""
+        """Keeps a trial that begins, or that Ray Tune begins again under another id; durable on return."""
         names = self.names()
         if trial.name not in names:
             self.store.write_bytes("names.json", json.dumps([*names, trial.name]).encode())
@@ -103,14 +91,6 @@ class TrialBook:
         """How a trial ended: status, reason, seconds; None while it has not."""
         folder = self.folder(name)
         return json.loads(folder.read_bytes(ENDED)) if folder.exists(ENDED) else None
-
-    def forget_rungs(self, name: str, *, after: int) -> None:
-        """Drops the scores, and the checkpoints beside them, of steps that the trial will take again."""
-        folder = self.folder(name)
-        for step, _ in read_rungs(folder):
-            if step > after:
-                folder.delete(rung_file(step))
-                folder.delete(rung_checkpoint(step))
 
     def rungs(self, name: str) -> tuple[tuple[int, float], ...]:
         """The scores of a trial, by step."""

@@ -1,4 +1,4 @@
-"""A study has a limit of its own over all its jobs; an heir counts what it inherited; bounded charges are charges."""
+"""A study has a limit of its own over all its jobs, and a job's scope is its study; bounded charges are charges."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_all_trials_of_a_study_keep_within_its_limit_however_much_the_dataset_ha
     outside = ledger.begin_attempt({}, job="other")
     assert ledger.affordable_steps(steps(1), left, attempt=outside) == left
     ledger.charge(steps(5), attempt=outside, first_step=0)
-    assert sum(c.num_steps for c in ledger.charges_of_study("s")) == whole
-    assert epsilon_pld(ledger.charges_of_study("s"), DELTA) <= 1.0
+    assert sum(c.num_steps for c in ledger.of_study("s").charges) == whole
+    assert epsilon_pld(ledger.of_study("s").charges, DELTA) <= 1.0
 
 
 def test_a_study_killed_and_reopened_counts_every_started_trial(store, ledger):
@@ -113,65 +113,44 @@ def test_a_study_cannot_raise_or_leave_out_its_limit(store, ledger, change):
     assert store.list_files() == before
 
 
-def inherit(ledger, donor: str, entry: str) -> dict:
-    return {"inherits": {"job": donor, "entry": entry}}
+def test_a_jobs_scope_is_its_study_whatever_else_is_said_of_it(ledger):
+    """A trial is chosen in the light of the trials before it, so what it may state is what all of them cost."""
+    for job, num_steps in (("t0", 10), ("t1", 20)):
+        ledger.charge(steps(num_steps), attempt=begin(ledger, job), first_step=0)
+    outside = ledger.begin_attempt({}, job="other")
+    ledger.charge(steps(40), attempt=outside, first_step=0)
+    for job in ("t0", "t1"):
+        scope = ledger.scope_of(job)
+        assert [c.num_steps for c in scope.charges] == [10, 20]
+        assert (scope.own_target, scope.jobs, scope.name) == ((1.0, DELTA), ("t0", "t1"), "study 's'")
+    scope = ledger.scope_of("other")
+    assert ([c.num_steps for c in scope.charges], scope.own_target) == ([40], None)
+    assert [c.num_steps for c in scope.dataset.charges] == [10, 20, 40]
 
 
-def test_a_clone_inherits_its_donor_up_to_the_entry_and_the_study_counts_each_entry_once(ledger):
-    first = begin(ledger, "donor")
-    ledger.charge(steps(10), attempt=first, first_step=0)
-    entry = ledger.charge(steps(20), attempt=first, first_step=10).entry
-    ledger.charge(steps(40), attempt=first, first_step=30)
-    clone = begin(ledger, "clone", **inherit(ledger, "donor", entry))
-    newest = ledger.charge(steps(5), attempt=clone, first_step=30).entry
-    begin(ledger, "clone", **inherit(ledger, "donor", entry))  # a restart inherits the same
-    begin(ledger, "grandchild", **inherit(ledger, "clone", newest))
-    ledger.charge(steps(3), attempt=clone, first_step=35)
-    assert [c.num_steps for c in ledger.charges_of("clone")] == [10, 20, 5, 3]
-    assert [c.num_steps for c in ledger.own_charges_of("clone")] == [5, 3]
-    assert [c.num_steps for c in ledger.charges_of("grandchild")] == [10, 20, 5]
-    assert [c.num_steps for c in ledger.of_study("s").charges] == [10, 20, 40, 5, 3]
-    assert [c.num_steps for c in ledger.charges] == [10, 20, 40, 5, 3]
-    ledger.require_counted(entry, job="grandchild", charged_to="donor")
-    with pytest.raises(PrivacyError, match="would not be counted"):
-        ledger.require_counted(ledger.head, job="grandchild", charged_to="clone")
-    with pytest.raises(PrivacyError, match="would not be counted"):
-        ledger.require_counted(entry, job="grandchild", charged_to="clone")
+def test_a_job_that_joins_a_study_late_brings_its_earlier_attempts_along(ledger):
+    whole = most(1.0)
+    ledger.charge(steps(5), attempt=ledger.begin_attempt({}, job="t0"), first_step=0)
+    ledger.charge(steps(10), attempt=begin(ledger, "t1"), first_step=0)
+    late = begin(ledger, "t0")
+    assert ledger.affordable_steps(steps(1), 10_000, attempt=late) == whole - 15
+    assert [c.num_steps for c in ledger.scope_of("t1").charges] == [5, 10]
 
 
-def test_the_own_limit_of_a_clone_counts_what_it_inherited(ledger):
-    own = {"target_epsilon": 0.5, "target_delta": DELTA}
-    whole = most(0.5)
-    entry = ledger.charge(steps(whole - 3), attempt=ledger.begin_attempt(own, job="donor"), first_step=0).entry
-    clone = ledger.begin_attempt({**own, **inherit(ledger, "donor", entry)}, job="clone", planned=[steps(whole)])
-    assert ledger.affordable_steps(steps(1), 10_000, attempt=clone) == 3
-    with pytest.raises(BudgetExceededError, match=r"over the target 0\.5"):
-        ledger.charge(steps(4), attempt=clone, first_step=0)
+def test_a_job_of_two_studies_is_counted_with_both(ledger):
+    other = {**STUDY, "study": "s2", "study_target_epsilon": 2.0}
+    for job, terms, num_steps in (("a", {}, 1), ("b", other, 2), ("both", {}, 4), ("both", other, 8)):
+        ledger.charge(steps(num_steps), attempt=begin(ledger, job, **terms), first_step=0)
+    scope = ledger.scope_of("both")
+    assert sum(c.num_steps for c in scope.charges) == 15
+    assert (scope.name, scope.own_target) == ("study 's' and study 's2'", (2.0, DELTA))
 
 
-def test_a_study_counts_what_its_trials_inherited_from_outside(ledger):
-    entry = ledger.charge(steps(10), attempt=ledger.begin_attempt({}, job="donor"), first_step=0).entry
-    begin(ledger, "clone", **inherit(ledger, "donor", entry))
-    assert [c.num_steps for c in ledger.charges_of_study("s")] == [10]
-
-
-@pytest.mark.parametrize(
-    "inherits",
-    [{"job": "nobody"}, {"entry": "0" * 64}, {"entry": None}, {"job": None}, {"more": 1}, "donor"],
-)
-def test_who_inherits_from_nothing_is_refused_with_nothing_written(store, ledger, inherits):
-    entry = ledger.charge(steps(1), attempt=ledger.begin_attempt({}, job="donor"), first_step=0).entry
+def test_attempts_that_an_earlier_version_counted_otherwise_are_refused(store, ledger):
     before = store.list_files()
-    wanted = {"job": "donor", "entry": entry, **inherits} if isinstance(inherits, dict) else inherits
-    with pytest.raises(PrivacyError):
-        ledger.begin_attempt({"inherits": wanted}, job="clone")
+    with pytest.raises(PrivacyError, match="inherits charges of another job"):
+        ledger.begin_attempt({"inherits": {"job": "donor", "entry": "0" * 64}}, job="clone")
     assert store.list_files() == before
-
-
-def test_an_attempt_that_was_begun_is_no_charge_to_inherit(ledger):
-    ledger.begin_attempt({}, job="donor")
-    with pytest.raises(PrivacyError, match="no charge"):
-        ledger.begin_attempt(inherit(ledger, "donor", ledger.head), job="clone")
 
 
 def best_run(delta: float) -> BestRunCharge:
@@ -220,14 +199,12 @@ def test_the_statement_says_plainly_how_a_bound_came_about(mixed, view):
     assert json.loads(checkpoint_statement_line(plan, view(mixed)))["bounds"] == stated["bounds"]
 
 
-def test_show_lists_bounds_heirs_and_studies(store, mixed):
-    mixed.begin_attempt(inherit(mixed, "tuning", mixed.head), job="heir")
+def test_show_lists_bounds_and_studies(store, mixed):
     shown = CliRunner().invoke(main, ["ledger", "show", store.uri])
     assert shown.exit_code == 0, shown.output
     epsilon, delta = SUBSET.bound
     assert f"epsilon {epsilon:.4f} at delta {delta:g}" in shown.output
     assert shown.output.count("poisson_subset") == 1
-    assert "3 charges of other jobs inherited" in shown.output
     assert "of 2.9 at delta 1e-05, 1 attempts" in shown.output
     plain = json.loads(CliRunner().invoke(main, ["ledger", "show", store.uri, "--json"]).output)
     assert plain["studies"]["s"]["spent_epsilon"] == mixed.spent_epsilon()

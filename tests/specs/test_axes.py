@@ -113,21 +113,3 @@ def test_what_is_no_axis_is_refused_by_its_name(written, said):
 def test_bounds_that_yaml_read_as_text_are_numbers():
     axis = parse_axis("x", {"log": ["1e-4", "1e-2"]})
     assert (axis.low, axis.high) == (1e-4, 1e-2)
-
-
-@pytest.mark.parametrize(
-    ("axis", "value", "nearest"),
-    [
-        ([0.1, 0.3], 0.24, 0.3),
-        ([0.1, 0.3], 0.1, 0.1),
-        (["linear", "cosine"], "cosine", "cosine"),
-        (["linear", "cosine"], "other", "linear"),
-        ({"uniform": [0, 1]}, 1.2, 1.0),
-        ({"log": [1e-3, 1e-1]}, 1e-4, 1e-3),
-        ({"int": [3, 13], "step": 4}, 12, 11),
-        ({"int": [3, 13], "step": 4}, 99, 11),
-        ({"log_int": [1, 100]}, 5.4, 5),
-    ],
-)
-def test_a_value_is_brought_back_onto_its_axis(axis, value, nearest):
-    assert parse_axis("a", axis).nearest(value) == nearest

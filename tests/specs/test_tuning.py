@@ -8,7 +8,7 @@ import yaml
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs import load_spec, parse_spec
 from rapid_dist.specs.axes import Axis
-from rapid_dist.specs.tuning import MODES, MUTABLE, StudySpec, load_study, parse_study
+from rapid_dist.specs.tuning import MODES, StudySpec, load_study, parse_study
 
 RUN = """
 data: {private: p, public: q, num_classes: 3}
@@ -78,7 +78,7 @@ def test_overrides_reach_the_search_and_its_space():
     [
         ("tune.mode=free", "tune.mode is 'free'; expected one of compose, public_proxy, repeat_select, subset"),
         ("tune.searcher=bayes", "tune.searcher is 'bayes'; expected one of hyperopt, optuna, random"),
-        ("tune.scheduler=sha", "tune.scheduler is 'sha'; expected one of asha, fifo, pbt"),
+        ("tune.scheduler=sha", "tune.scheduler is 'sha'; expected one of asha, fifo"),
         ("tune.objective=accuracy", "tune.objective is 'accuracy'"),
         ("tune.num_trials=0", "tune.num_trials is 0; expected a number above 0"),
         ("tune.num_trials=many", "tune.num_trials is 'many' (str); expected int"),
@@ -193,23 +193,9 @@ def test_an_accuracy_needs_classes():
     assert study("tune.mode=compose", "data.num_classes=0", "tune.objective=public_fid").run.data.num_classes == 0
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "pbt"])
-def test_schedulers_that_stop_or_clone_need_rungs(scheduler):
-    assert f"tune.scheduler is '{scheduler}' but num_rungs is 1" in refusal(f"tune.scheduler={scheduler}")
-    assert study(f"tune.scheduler={scheduler}", "tune.num_rungs=2").tune.scheduler == scheduler
-
-
-def test_pbt_searches_by_itself():
-    line = refusal("tune.scheduler=pbt", "tune.num_rungs=2", "tune.searcher=optuna")
-    assert "pbt searches by itself" in line
-
-
-@pytest.mark.parametrize("name", ["training.steps", "privacy.max_grad_norm", "privacy.sample_rate", "denoiser.width"])
-def test_pbt_refuses_what_may_not_change_in_the_middle_of_a_trial(name):
-    assert name not in MUTABLE
-    line = refusal("tune.scheduler=pbt", "tune.num_rungs=2", f"tune.space.{name}=[1, 2]")
-    assert f"tune.space has {name}, which pbt would change in the middle of a trial" in line
-    assert MUTABLE[0] in line
+def test_a_scheduler_that_stops_trials_needs_rungs():
+    assert "tune.scheduler is 'asha' but num_rungs is 1" in refusal("tune.scheduler=asha")
+    assert study("tune.scheduler=asha", "tune.num_rungs=2").tune.scheduler == "asha"
 
 
 def test_the_digest_covers_the_search_but_not_how_fast_it_goes():

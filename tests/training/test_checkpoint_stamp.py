@@ -86,29 +86,6 @@ def test_a_debugging_checkpoint_says_so_and_is_not_gone_on_from_privately(tmp_pa
         check(place)
 
 
-HEIR = "heir"
-
-
-def test_an_heir_may_go_on_from_what_it_inherited(place):
-    entry = checkpoint_notes(place.checkpoints.latest())["ledger_entry"]
-    writer = open_tiny_ledger(place.ledger, make_plan())
-    writer.begin_attempt({"inherits": {"job": "run", "entry": entry}}, job=HEIR)
-    check(place, job=HEIR)
-    with pytest.raises(PrivacyError, match="would not be counted"):
-        check(place, job="another")
-
-
-def test_an_heir_may_not_go_on_from_a_checkpoint_newer_than_what_it_inherited(place):
-    """It inherited the first block of steps; the checkpoint holds the second as well."""
-    entries = read_ledger(place.ledger)._chain.entries
-    older = next(entry for entry in entries if entry.kind == "charge").digest
-    assert older != checkpoint_notes(place.checkpoints.latest())["ledger_entry"]
-    writer = open_tiny_ledger(place.ledger, make_plan())
-    writer.begin_attempt({"inherits": {"job": "run", "entry": older}}, job=HEIR)
-    with pytest.raises(PrivacyError, match="would not be counted"):
-        check(place, job=HEIR)
-
-
 def test_the_terms_of_an_attempt_are_written_into_the_ledger_and_cannot_change_the_plan(tmp_path):
     plan = make_plan(is_private=True)
     ledger = open_tiny_ledger(Store(tmp_path / "ledger"), plan)

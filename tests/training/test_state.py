@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError
@@ -189,34 +188,10 @@ def test_weights_of_the_tiny_problem_survive_a_checkpoint(folder):
     assert torch.equal(flat_weights(restored), flat_weights(state))
 
 
-def test_an_adopted_checkpoint_is_the_newest_byte_for_byte_and_goes_on_like_the_donors(folder):
-    donor, heir = make(), make()
-    for seed in range(3):
-        step(donor, seed)
-    data = donor.to_bytes({"ledger_entry": "ab", "job": "study/t0001"})
-    folder.adopt(data)
-    assert folder.latest() == data
-    assert checkpoint_notes(folder.latest()) == {"ledger_entry": "ab", "job": "study/t0001", "step": "3"}
-    heir.load_bytes(folder.latest())
-    for state in (donor, heir):
-        step(state, 9)
-    assert everything(heir) == everything(donor)
-
-
-def test_adopting_is_what_saving_does(tmp_path, folder):
-    state, other = make(), CheckpointFolder(Store(tmp_path / "other"))
-    step(state, 1)
-    folder.save(state, {"note": "x"})
-    other.adopt(state.to_bytes({"note": "x"}))
-    assert folder.store.list_files() == other.store.list_files()
-    saved, adopted = folder.latest(), other.latest()
-    assert checkpoint_notes(saved) == checkpoint_notes(adopted)  # the order of notes in a header is not fixed
-    assert {n: t.tolist() for n, t in load(saved).items()} == {n: t.tolist() for n, t in load(adopted).items()}
-
-
-def test_a_folder_keeps_its_newest_two_whether_saved_or_adopted(folder):
+def test_a_folder_keeps_its_newest_two(folder):
     state = make()
     for seed in range(4):
         step(state, seed)
-        (folder.adopt(state.to_bytes()) if seed % 2 else folder.save(state))
+        folder.save(state, {"note": str(seed)})
     assert [n for n in folder.store.list_files() if n.endswith(".json")] == ["step-00000003.json", "step-00000004.json"]
+    assert checkpoint_notes(folder.latest()) == {"note": "3", "step": "4"}

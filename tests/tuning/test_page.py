@@ -117,9 +117,7 @@ def test_how_long_trials_took_is_shown_only_where_no_private_image_was_read(mode
 
 def test_hostile_text_is_escaped_wherever_it_comes_from():
     evil = "<script>alert(1)</script>"
-    row = make_row(
-        0, trial=evil, status="failed", parent=evil, reason=evil, proposal={evil: evil, "a.b": [evil]}, score=None
-    )
+    row = make_row(0, trial=evil, status="failed", reason=evil, proposal={evil: evil, "a.b": [evil]}, score=None)
     html = render(
         [row],
         statement={**STATEMENT, "words": evil, "sentences": [evil], "assumptions": [evil], "unit": evil},

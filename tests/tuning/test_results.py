@@ -25,7 +25,6 @@ def full_row():
         max_grad_norm=1.0,
         epsilon=0.75,
         attempts=2,
-        parent="t0001",
         seconds=12.5,
         reason="why",
     )

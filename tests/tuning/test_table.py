@@ -23,14 +23,14 @@ def test_the_table_is_the_best_first_with_aligned_columns():
     rows = [
         make_row(0, score=0.5, steps=100, step=100, seconds=61.0),
         make_row(1, score=None, status="failed", proposal={"schedule.split_step": 50}, steps=100),
-        make_row(2, score=0.75, steps=100, step=100, seconds=3.0, parent="t0000"),
+        make_row(2, score=0.75, steps=100, step=100, seconds=3.0),
     ]
     assert table_lines(rows, "proxy_accuracy") == [
         "3 trials by accuracy on held-out pretend-private images; higher is better",
-        "trial  status                score  split_step     step       time",
-        "t0002  finished from t0000  0.7500         700  100/100      3.0 s",
-        "t0000  finished             0.5000         700  100/100  1 min 1 s",
-        "t0001  failed                    -          50    0/100          -",
+        "trial  status     score  split_step     step       time",
+        "t0002  finished  0.7500         700  100/100      3.0 s",
+        "t0000  finished  0.5000         700  100/100  1 min 1 s",
+        "t0001  failed         -          50    0/100          -",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What each trial of a study is told to run: its spec with its noise, its ledger, or whom it goes on from."""
+"""What each trial of a study is told to run: its spec with its noise, its data and its ledger."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from rapid_dist.errors import RapidDistError, SpecError
 from rapid_dist.metrics.trials import TrialGauges
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.specs.tuning import COMPOSE, PUBLIC_PROXY, SUBSET
-from rapid_dist.training.state import CheckpointFolder, checkpoint_notes
-from rapid_dist.tuning.proposals import with_settings
-from rapid_dist.tuning.scorer import rung_checkpoint
 from rapid_dist.tuning.table import LiveTable
-from rapid_dist.tuning.trials import Trial
+from rapid_dist.tuning.trials import TRAIN, Trial
 
 _THROW_AWAY_EPSILON = 1000.0  # of a ledger of public images that pretend: it promises nothing to anyone
 
@@ -103,7 +100,7 @@ class TrialDesk:
             "spec": trial.spec_yaml,
             "job": trial.job,
             "folder": folder.uri,
-            "train": folder.child(trial.train_folder).uri,
+            "train": folder.child(TRAIN).uri,
             "images": self.study.images.uri,
             "reference": self.study.reference.uri,
             "pretrain": artefacts.pretrain.uri,
@@ -117,11 +114,9 @@ class TrialDesk:
         candidate = request["candidate"]
         known = self.name_of(request["tune_id"])
         name = known or (f"t{candidate:04d}" if candidate is not None else f"t{len(self.book.names()):04d}")
-        trial, donor = self.book.get(name), request["donor"]
+        trial = self.book.get(name)
         if trial is None:
             trial = self._new_trial(name, request)
-        elif donor is not None and donor["trial"] != name and not self._is_clone_of(trial, donor):
-            trial = self._clone(trial, donor, request["proposal"])
         elif trial.tune_id != request["tune_id"]:  # Ray Tune forgot it when it was killed
             trial = replace(trial, tune_id=request["tune_id"])
         else:
@@ -152,40 +147,5 @@ class TrialDesk:
             )
         return trial
 
-    def _is_clone_of(self, trial: Trial, donor: Mapping[str, Any]) -> bool:
-        return trial.inherits is not None and trial.inherits["rung"] == f"{donor['job']} {donor['step']}"
-
-    def _clone(self, trial: Trial, donor: Mapping[str, Any], proposal: Mapping[str, Any]) -> Trial:
-        """The trial goes on from another's rung, with other settings: its spec keeps the donor's mechanism."""
-        given = self.book.get(donor["trial"])
-        data = self.book.folder(donor["trial"]).read_bytes(rung_checkpoint(donor["step"]))
-        generation = trial.generation + 1
-        clone = replace(
-            trial,
-            proposal=dict(proposal),
-            generation=generation,
-            job=f"{self.study.name}/{trial.name}/{generation}",
-            parent=donor["trial"],
-            spec_yaml=self._with_mechanism_of(given, proposal),
-            charges=given.charges,
-            ledger=self.study.ledger_of(given).uri,
-            inherits={
-                "job": donor["job"],
-                "entry": checkpoint_notes(data)["ledger_entry"],
-                "rung": f"{donor['job']} {donor['step']}",
-            },
-        )
-        self.book.forget_rungs(trial.name, after=donor["step"])
-        CheckpointFolder(self.book.folder(trial.name).child(f"{clone.train_folder}/checkpoints")).adopt(data)
-        return clone
-
-    def _with_mechanism_of(self, given: Trial, proposal: Mapping[str, Any]) -> str:
-        return with_settings(given.spec, proposal).to_yaml()
-
     def _attempt_terms(self, trial: Trial) -> dict[str, Any]:
-        terms: dict[str, Any] = {}
-        if self.study.mode == COMPOSE:
-            terms |= self.study.terms()
-        if trial.inherits is not None:
-            terms["inherits"] = {name: trial.inherits[name] for name in ("job", "entry")}
-        return terms
+        return self.study.terms() if self.study.mode == COMPOSE else {}

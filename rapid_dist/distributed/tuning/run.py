@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,6 +32,7 @@ from rapid_dist.tuning.costs import final_spec
 from rapid_dist.tuning.outcome import BEST_RUN, publish_winner, study_facts, write_outcome
 from rapid_dist.tuning.results import TrialRow, best_row
 from rapid_dist.tuning.table import LiveTable, table_lines
+from rapid_dist.tuning.trials import TRAIN
 
 _TUNE, _NAME = "tune", "study"
 _TRIAL_MEMORY = 1_048_576  # bytes a trial's driver asks for: Ray Tune refuses one that asks for nothing
@@ -84,8 +84,7 @@ def _search(trials: TrialDesk, count: int, desk: Any, lines: Any) -> None:
     if trials.study.is_secret:  # it names the trials that did not end
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL + 1)
     # Ray Tune's handler of Ctrl-C lets the study end in order, and would stay behind afterwards.
-    with interruptible(), watch.watching(trials), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # trials' actors are not reused
+    with interruptible(), watch.watching(trials):
         results = _tuner(trials.study, trainable, count).fit()
     _mark_ended(trials, results)
     trials.show_all()
@@ -214,7 +213,7 @@ def _best_spec(study: Study, best: TrialRow, statement: Mapping[str, Any] | None
     artefacts = study.shared.of(trial.spec)
     return publish_winner(
         trial,
-        study.book.folder(trial.name).child(trial.train_folder),
+        study.book.folder(trial.name).child(TRAIN),
         artefacts.pretrain,
         artefacts.knowledge_base,
         study.out.child(BEST_RUN),

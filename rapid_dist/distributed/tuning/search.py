@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 from rapid_dist.errors import InputError
@@ -52,35 +50,18 @@ def candidates(study: StudySpec, count: int, seed: int) -> dict[str, Any]:
 
 
 def make_scheduler(study: StudySpec) -> Any:
-    """FIFO, ASHA over the rungs, or PBT that clones at every rung."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+    """Returns Ray Tune's scheduler: FIFO, or ASHA over the rungs that trials report."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     tune = study.tune
     if tune.scheduler == "asha":
         return ASHAScheduler(
-            time_attr="training_iteration",
+            time_attr="rung",
             max_t=tune.num_rungs,
             grace_period=1,
             reduction_factor=tune.reduction_factor,
         )
-    if tune.scheduler == "pbt":
-        # A list makes PBT step to a neighbour; from a range it multiplies, and _within brings it back.
-        mutations = {
-            name: list(axis.values) if axis.kind == "choice" else tune_domain(axis) for name, axis in tune.space.items()
-        }
-        return PopulationBasedTraining(
-            time_attr="training_iteration",
-            perturbation_interval=1,
-            hyperparam_mutations={"point": {"proposal": mutations}},
-            custom_explore_fn=functools.partial(_within, tune.space),
-        )
     return FIFOScheduler()
-
-
-def _within(space: Mapping[str, Axis], config: dict[str, Any]) -> dict[str, Any]:
-    """What PBT proposes, brought back onto the axes of the space."""
-    proposal = {name: space[name].nearest(value) for name, value in config["point"]["proposal"].items()}
-    return {**config, "point": {**config["point"], "proposal": proposal}}
 
 
 def tune_domain(axis: Axis) -> Any:

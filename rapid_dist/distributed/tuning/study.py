@@ -178,11 +178,11 @@ class Study:
         return plan_trial(self.spec, proposal, already=self._already(), trials_left=max(1, left))
 
     def _already(self) -> tuple[Charge, ...]:
-        """What earlier trials charged, in all generations, and all that those that run may charge."""
+        """What earlier trials charged, and all that those that run may charge."""
         ledger = self.trials_ledger()
         running = {t.job: t for t in self.book.all() if self.book.ending(t.name) is None}
         jobs = [job for job in ledger.jobs if job.startswith(f"{self.name}/") and job not in running]
-        over = [charge for job in jobs for charge in ledger.own_charges_of(job)]
+        over = [charge for job in jobs for charge in ledger.charges_of(job)]
         return (*over, *(charge for trial in running.values() for charge in trial.charges))
 
     def trials_ledger(self) -> Ledger:
@@ -196,7 +196,7 @@ class Study:
             return self.run.ledger
         if self.mode == SUBSET:
             return self.subset.child(layout.LEDGER)
-        return Store(trial.ledger) if trial.ledger else self.book.folder(trial.name).child(layout.LEDGER)
+        return self.book.folder(trial.name).child(layout.LEDGER)
 
     @property
     def images(self) -> Store:

@@ -7,11 +7,8 @@ and holds it only while it works, so trials that wait for each other's artefacts
 from __future__ import annotations
 
 import functools
-import json
-import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rapid_dist import errors
@@ -28,10 +25,9 @@ from rapid_dist.specs import RuntimeSpec, parse_spec
 from rapid_dist.specs.tuning import StudySpec
 from rapid_dist.telemetry import headed
 from rapid_dist.training.collective import Collective, SingleProcess
-from rapid_dist.tuning.scorer import TrialScorer, read_rungs
+from rapid_dist.tuning.scorer import TrialScorer, read_rungs, rung_number
 
 FAILED_SCORE = -1e9  # what a searcher is told of a trial that makes no sense; no score is as low
-CLONE = "clone.json"
 
 
 def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, post: Post | None) -> None:
@@ -41,21 +37,16 @@ def run_trial(config: dict[str, Any], *, study: StudySpec, desk: DeskClient, pos
     context = tune.get_context()
     # A searcher proposes settings; candidates that were drawn beforehand have a number besides.
     point = config.get("point") or {"candidate": None, "proposal": config}
-    donor = _donor()
     try:
         terms = desk.ask(
-            "begin",
-            tune_id=context.get_trial_id(),
-            candidate=point["candidate"],
-            proposal=point["proposal"],
-            donor=donor,
+            "begin", tune_id=context.get_trial_id(), candidate=point["candidate"], proposal=point["proposal"]
         )
         for step, score, again in _rungs(terms, study, desk, post):
-            _report(terms, step, score)
+            _report(terms, study, step, score)
             again()
         # Said first: a scheduler may end a trial at its last report.
         desk.ask("ended", trial=terms["trial"], status="finished", reason="")
-        _report(terms, *read_rungs(Store(terms["folder"]))[-1])
+        _report(terms, study, *read_rungs(Store(terms["folder"]))[-1])
     except (errors.SpecError, errors.InputError, errors.PrivacyError) as error:
         _give_up(desk, context.get_trial_id(), error)
 
@@ -65,28 +56,18 @@ def _give_up(desk: DeskClient, tune_id: str, error: Exception) -> None:
     from ray import tune
 
     desk.ask("failed", tune_id=tune_id, reason=str(error))
-    tune.report({"score": FAILED_SCORE, "step": 0})
+    tune.report({"score": FAILED_SCORE, "step": 0, "rung": 1})
 
 
-def _donor() -> dict[str, Any] | None:
-    """The trial and rung whose checkpoint Tune gave this trial to start from, if any."""
+def _report(terms: dict[str, Any], study: StudySpec, step: int, score: float) -> None:
+    """Tells Ray Tune a score and its rung.
+
+    Ray Tune keeps no checkpoint of a trial: a restarted one asks the desk again and resumes from its own folder.
+    """
     from ray import tune
 
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return json.loads(Path(folder, CLONE).read_text())
-
-
-def _report(terms: dict[str, Any], step: int, score: float) -> None:
-    """Tells Tune a score, with a checkpoint that names the trial, the step and its place in the ledger."""
-    from ray import tune
-
-    with tempfile.TemporaryDirectory() as folder:
-        place = {"trial": terms["trial"], "step": step, "train": terms["train"], "job": terms["job"]}
-        Path(folder, CLONE).write_text(json.dumps(place))
-        tune.report({"score": score, "step": step}, checkpoint=tune.Checkpoint.from_directory(folder))
+    training = parse_spec(terms["spec"]).training
+    tune.report({"score": score, "step": step, "rung": rung_number(training, study.tune.num_rungs, step)})
 
 
 def _rungs(terms: dict[str, Any], study: StudySpec, desk: DeskClient, post: Post | None):
@@ -120,7 +101,6 @@ def _train(terms: dict[str, Any], study: StudySpec, gate: Gate | None, desk: Des
         spec=spec,
         tune=study.tune,
         folder=Store(terms["folder"]),
-        train=Store(terms["train"]),
         reference=Store(terms["reference"]),
         knowledge_base=knowledge_base,
         base=base,

@@ -139,7 +139,7 @@ def test_compose_states_the_composition_of_all_trials(composed):
     names = json.loads(out.read_bytes("study.json"))
     delta = study.run.privacy.target_delta
     total = epsilon_pld(ledger.charges, delta)
-    assert ledger.charges_of_study(names["study"]) == ledger.charges
+    assert ledger.of_study(names["study"]).charges == ledger.charges
     assert answer["statement"]["epsilon"] == pytest.approx(total, abs=1e-9)
     assert total <= study.run.privacy.target_epsilon
     alone = [epsilon_pld(ledger.charges_of(job), delta) for job in ledger.jobs]
