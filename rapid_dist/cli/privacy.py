@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -29,7 +30,7 @@ _relation_option = click.option(
 def epsilon(
     sample_rate: float, noise_multiplier: float, steps: int, delta: float, neighboring_relation: str, as_json: bool
 ) -> None:
-    """Print the epsilon of DP-SGD by three accountants, for adding or removing one record or replacing it."""
+    """Print the epsilon of DP-SGD: by three accountants for adding or removing a record, by PLD for replacing it."""
     from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
     from rapid_dist.privacy.charges import training_charge
 
@@ -37,7 +38,7 @@ def epsilon(
     result = compute_epsilon((charge,), delta=delta, neighboring_relation=neighboring_relation)
     check_agreement(result)
     if as_json:
-        accountants = {"pld": result.pld, "prv": result.prv, "rdp": result.rdp}
+        accountants = {"pld": result.pld, "prv": result.prv, "rdp": result.rdp if math.isfinite(result.rdp) else None}
         click.echo(json.dumps({**accountants, "delta": delta, "neighboring_relation": neighboring_relation}))
         return
     print_accountants(result)
@@ -78,6 +79,9 @@ def calibrate(
 def print_accountants(result: Any) -> None:
     """One line for each accountant's epsilon."""
     click.echo(f"PLD {result.pld:.4f}   the number to state")
+    if result.neighboring_relation == "replace_one":
+        click.echo("PLD stands alone: PRV and RDP count adding or removing one record only")
+        return
     prv = f"{result.prv:.4f}" if result.prv is not None else f"not available: {result.prv_reason}"
     click.echo(f"PRV {prv}   its upper end, an independent code")
     if result.of_gaussians is None:

@@ -2,8 +2,9 @@
 
 The reported value is PLD (privacy loss distributions, connect-the-dots, rounded towards more loss). PRV is
 the two-sided cross-check, RDP a looser upper bound. The Gaussian/CLT approximation is never offered: it
-lies below the true value. Each number is for one neighbouring relation: noise multipliers are always over the
-clipping norm, and that a replaced record moves the sum by up to twice that norm is counted here.
+lies below the true value. Under replace_one PLD stands alone: noise multipliers are always over the clipping norm,
+and that a replaced record moves the sum by up to twice that norm is counted by dp_accounting's PLD but not by its RDP
+(its issue 378), and not by Opacus. RDP is then infinite and PRV missing.
 A charge known by a bound only has no second accountant: PLD composes its bound, RDP is infinite and PRV missing.
 """
 
@@ -12,20 +13,17 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import dp_accounting
-import numpy as np
 from dp_accounting import rdp
-from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
 from rapid_dist.errors import PrivacyError, SpecError
 from rapid_dist.privacy.charges import AnyCharge, Charge, merge_charges, split_charges
 from rapid_dist.privacy.events import ChargeKey, charge_key, event_of, quiet_absl
 from rapid_dist.privacy.loss_grid import bound_in_relation, epsilon_of_one_bound, epsilon_on_grid
 from rapid_dist.privacy.prv import epsilon_prv
-from rapid_dist.privacy.replace_one import renyi_divergences
 
 ADD_OR_REMOVE_ONE, REPLACE_ONE = NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 VALUE_DISCRETIZATION_INTERVAL = 1e-4
@@ -37,6 +35,7 @@ _FULL_RESOLUTION_UP_TO_EPSILON = 32.0
 _LEAST_NOISE_MULTIPLIER = 1e-3  # below it epsilon is over 10^5 where it is not infinite: it is called infinite
 _MOST_BOUND = 500.0  # a proved bound above it is called infinite
 _KNOWN_BY_BOUND = "a charge is known by its bound only"
+_PLD_ALONE = "under replace_one PLD stands alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +77,12 @@ def epsilon_pld(
     return _epsilon_pld(charge_key(charges), _checked_delta(delta), coarseness, _checked_relation(neighboring_relation))
 
 
-def epsilon_rdp(charges: Iterable[AnyCharge], delta: float, *, neighboring_relation: str = ADD_OR_REMOVE_ONE) -> float:
-    """Epsilon by Renyi differential privacy over dp_accounting's default orders.
+def epsilon_rdp(charges: Iterable[AnyCharge], delta: float) -> float:
+    """Epsilon under add_or_remove_one by Renyi differential privacy over dp_accounting's default orders.
 
     Guarantee: an upper bound on the true epsilon at delta; orders that do not converge only loosen it.
     """
-    return _epsilon_rdp(charge_key(charges), _checked_delta(delta), _checked_relation(neighboring_relation))
+    return _epsilon_rdp(charge_key(charges), _checked_delta(delta))
 
 
 def is_within(
@@ -114,7 +113,7 @@ def compute_epsilon(
     return EpsilonResult(
         pld=_epsilon_pld(key, delta, 1, relation),
         prv=prv,
-        rdp=_epsilon_rdp(key, delta, relation),
+        rdp=_epsilon_rdp(key, delta) if relation == ADD_OR_REMOVE_ONE else math.inf,
         delta=delta,
         neighboring_relation=relation,
         pld_rounding=_interval(key, delta, relation) * math.sqrt(key.num_steps),
@@ -139,7 +138,7 @@ def quick_epsilon(
     return EpsilonResult(
         pld=_epsilon_pld(key, delta, coarseness, relation),
         prv=None,
-        rdp=_epsilon_rdp(key, delta, relation),
+        rdp=_epsilon_rdp(key, delta) if relation == ADD_OR_REMOVE_ONE else math.inf,
         delta=delta,
         neighboring_relation=relation,
         pld_rounding=coarseness * _interval(key, delta, relation) * math.sqrt(key.num_steps),
@@ -177,7 +176,8 @@ def check_agreement(result: EpsilonResult) -> None:
     PRV here is the upper end of an interval of half-width 0.01, so it must lie in
     [PLD - rounding, PLD + 0.012 + 0.0002 PLD]; the last term covers PRV's own delta error of delta/1000.
     RDP must not lie below PLD. Without PRV only RDP is left, which cannot see a PLD that is too low. Beside charges
-    known by a bound only, RDP is infinite, which contradicts nothing, and the others are checked on their own.
+    known by a bound only, RDP is infinite, which contradicts nothing, and the others are checked on their own. Under
+    replace_one nothing but a finite PLD is checked.
     Guarantee: when this returns and prv is given, two unrelated codes put the same number on the charges.
     Raises PrivacyError.
     """
@@ -214,7 +214,8 @@ def _bound(key: ChargeKey, delta: float, relation: str) -> float:
     bounds = [bound_in_relation(b, is_replace_one=relation == REPLACE_ONE)[0] for b in key.bounds]
     if any(epsilon > _MOST_BOUND for epsilon in bounds):
         return math.inf
-    return _epsilon_rdp(key._replace(bounds=()), delta, relation) + sum(bounds)
+    # A record replaced is one removed and one added.
+    return (2 if relation == REPLACE_ONE else 1) * _epsilon_rdp(key._replace(bounds=()), delta) + sum(bounds)
 
 
 def _interval(key: ChargeKey, delta: float, relation: str) -> float:
@@ -240,41 +241,22 @@ def _epsilon_pld(key: ChargeKey, delta: float, coarseness: int, relation: str) -
 
 
 @functools.lru_cache(maxsize=512)
-def _epsilon_rdp(key: ChargeKey, delta: float, relation: str) -> float:
+def _epsilon_rdp(key: ChargeKey, delta: float) -> float:
     if not any(key):
         return 0.0
     if key.bounds or min(noise_multiplier for _, _, noise_multiplier, _ in key.gaussians) < _LEAST_NOISE_MULTIPLIER:
         return math.inf
-    if relation == REPLACE_ONE:
-        return _rdp_replace_one(key, delta)
     with quiet_absl():
-        accountant = rdp.RdpAccountant(neighboring_relation=_RELATIONS[relation])
+        accountant = rdp.RdpAccountant(neighboring_relation=_RELATIONS[ADD_OR_REMOVE_ONE])
         return float(accountant.compose(event_of(key)).get_epsilon(delta))
-
-
-def _rdp_replace_one(key: ChargeKey, delta: float) -> float:
-    """Renyi divergences add up over steps; dp_accounting only turns them into epsilon."""
-    orders = DEFAULT_RDP_ORDERS
-    total = np.zeros(len(orders))
-    for _, sample_rate, noise_multiplier, num_steps in key.gaussians:
-        total += num_steps * _divergences(sample_rate, noise_multiplier)
-    return float(rdp.compute_epsilon(orders, total, delta)[0])
-
-
-@functools.lru_cache(maxsize=64)
-def _divergences(sample_rate: float, noise_multiplier: float) -> np.ndarray:
-    return renyi_divergences(sample_rate, noise_multiplier, DEFAULT_RDP_ORDERS)
 
 
 @functools.lru_cache(maxsize=128)
 def _epsilon_prv(key: ChargeKey, delta: float, relation: str) -> tuple[float | None, str | None]:
     if not any(key):
         return 0.0, None
+    if relation == REPLACE_ONE:
+        return None, _PLD_ALONE
     if key.bounds:
         return None, _KNOWN_BY_BOUND
-
-    def bound(mechanisms: Sequence[tuple[float, float, int]], at_delta: float) -> float:
-        return _epsilon_rdp(ChargeKey(tuple(("poisson_gaussian", *m) for m in mechanisms)), at_delta, relation)
-
-    mechanisms = [m[1:] for m in key.gaussians]
-    return epsilon_prv(mechanisms, delta, is_replace_one=relation == REPLACE_ONE, epsilon_rdp_fn=bound)
+    return epsilon_prv([m[1:] for m in key.gaussians], delta, epsilon_rdp_fn=functools.partial(_epsilon_rdp, key))

@@ -37,7 +37,7 @@ def calibrate_noise_multiplier(
     _check_aim(target_epsilon, tolerance)
     others = tuple(other_charges)
     pld = functools.partial(epsilon_pld, delta=delta, neighboring_relation=neighboring_relation)
-    rdp = functools.partial(epsilon_rdp, delta=delta, neighboring_relation=neighboring_relation)
+    rdp = functools.partial(epsilon_rdp, delta=delta)  # of adding or removing one, in any case: a guess only
     already = pld(others)
     if already >= target_epsilon:
         raise SpecError(
@@ -50,7 +50,7 @@ def calibrate_noise_multiplier(
         return (*others, training)
 
     def fits_by_rdp(noise_multiplier: float) -> bool:
-        gaussians, _ = split_charges(charges_at(noise_multiplier))  # RDP knows nothing of others; this is a guess only
+        gaussians, _ = split_charges(charges_at(noise_multiplier))  # RDP knows nothing of others
         return rdp(gaussians) <= target_epsilon
 
     def fits_coarsely(noise_multiplier: float) -> bool:
