@@ -168,6 +168,13 @@ class Store:
                     return False
                 raise
 
+    def refuses_to_create_twice(self, relative: str) -> bool:
+        """Returns whether create_exclusive can be relied on here, by trying it on a file that then stays.
+
+        Some services take a conditional put and ignore the condition. Once the file exists this is one request.
+        """
+        return self.is_local or not all(self.create_exclusive(relative, b"{}") for _ in range(2))
+
     def delete(self, relative: str) -> None:
         with translated(self.uri), contextlib.suppress(FileNotFoundError):
             self._call(lambda: self.fs.rm_file(self.path(relative)))

@@ -18,6 +18,8 @@ from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.ledger_chain import FIRST_ENTRY
 from rapid_dist.privacy.ledger_entry import make_entry
 
+_PROBE = ".create-if-absent"  # in the ledger's folder; no entry, since it begins with a dot
+
 
 def open_ledger(
     store: Store,
@@ -68,6 +70,11 @@ def join_ledger(
     return ledger
 
 
+def has_ledger(store: Store) -> bool:
+    """Returns whether the folder holds a ledger; files that begin with a dot are leftovers and no entries."""
+    return any(not name.startswith(".") for name in store.list_files())
+
+
 def read_ledger(store: Store, *, must_contain: str | None = None) -> Ledger:
     """The ledger of a dataset, verified, that refuses to write. Raises PrivacyError when there is none."""
     ledger = Ledger(store, is_read_only=True)
@@ -80,6 +87,12 @@ def read_ledger(store: Store, *, must_contain: str | None = None) -> Ledger:
 
 
 def _opened(store: Store, target: Mapping[str, Any]) -> Ledger:
+    if not store.refuses_to_create_twice(_PROBE):
+        raise PrivacyError(
+            f"{store.uri} lies on a service that ignores create-if-absent (If-None-Match): of two writers at once "
+            "both would get a receipt and one charge would be lost; keep the dataset on a service that honours it, or "
+            "on a disk"
+        )
     ledger = Ledger(store, is_read_only=False)
     ledger.refresh()
     if ledger.is_empty:

@@ -170,6 +170,9 @@ class SimulatedStore:
     def read_bytes(self, relative: str) -> bytes:
         return self._world.wait_for_turn(self._writer, ("read", relative, None))
 
+    def refuses_to_create_twice(self, relative: str) -> bool:
+        return True
+
     def create_exclusive(self, relative: str, data: bytes) -> bool:
         return self._world.wait_for_turn(self._writer, ("create", relative, data))
 
@@ -185,6 +188,9 @@ class FinalStore:
 
     def read_bytes(self, relative: str) -> bytes:
         return self._files[relative]
+
+    def refuses_to_create_twice(self, relative: str) -> bool:
+        return True
 
     def create_exclusive(self, relative: str, data: bytes) -> bool:
         if relative in self._files:

@@ -20,6 +20,7 @@ class FaultyEndpoint:
         self.target = urlsplit(endpoint).netloc
         self.faults: list[tuple[str, str, Fault]] = []
         self.seen: list[str] = []  # "METHOD path?query", in order of arrival
+        self.ignores_conditions = False  # as a service that knows nothing of If-None-Match
         self.release = threading.Event()  # ends every silence
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -83,7 +84,8 @@ class FaultyEndpoint:
                     self.answer(status, [("Content-Type", "application/xml")], text, len(text))
                     return
                 connection = http.client.HTTPConnection(endpoint.target, timeout=30)
-                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "expect")}
+                dropped = ("connection", "expect", *(["if-none-match"] if endpoint.ignores_conditions else []))
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
                 connection.request(self.command, self.path, sent, headers)
                 got = connection.getresponse()
                 body = got.read()

@@ -9,10 +9,10 @@ import pytest
 
 from rapid_dist.artifacts import s3 as speech
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.errors import StorageError
+from rapid_dist.errors import PrivacyError, StorageError
 from rapid_dist.ingest.files import open_file
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import open_ledger, read_ledger
+from rapid_dist.privacy.ledger import has_ledger, join_ledger, open_ledger, read_ledger
 from tests.s3.proxy import HALF_ANSWER, LOSE_ANSWER, LOSE_REQUEST, SILENCE, FaultyEndpoint
 
 SECRETS = ("test-access", "test-secret-never-shown")
@@ -108,6 +108,46 @@ def test_a_ledger_entry_is_written_once_whatever_was_lost(faulty, s3, fault):
     again = read_ledger(store)
     assert len(again.attempts) == 1
     assert again.spent_steps == 10
+
+
+PROBE = "/.create-if-absent"
+
+
+def test_a_service_that_ignores_create_if_absent_gets_no_ledger(faulty, s3):
+    """Two writers at once would both hold a receipt for the same entry, and one charge would be lost."""
+    store = Store(f"{s3}/unconditional-{next(_folders)}")
+    faulty.ignores_conditions = True
+    try:
+        for make in (open_ledger, join_ledger):
+            with pytest.raises(
+                PrivacyError, match=r"ignores create-if-absent .*; keep the dataset on a service"
+            ) as caught:
+                make(store, target_epsilon=10.0, target_delta=1e-5)
+            assert "\n" not in str(caught.value)
+    finally:
+        faulty.ignores_conditions = False
+    assert store.list_files() == [".create-if-absent"]
+    assert not has_ledger(store)
+
+
+def test_a_service_that_honours_create_if_absent_is_asked_once_a_time(faulty, s3):
+    store = Store(f"{s3}/conditional-{next(_folders)}")
+    faulty.seen.clear()
+    for asked in (2, 3, 4):
+        ledger = join_ledger(store, target_epsilon=10.0, target_delta=1e-5)
+        assert faulty.count("PUT", PROBE) == asked
+    assert ledger.begin_attempt({}) == 1
+    read_ledger(store)
+    assert faulty.count("PUT", PROBE) == 4
+    assert store.list_files() == [".create-if-absent", "000000.json", "000001.json"]
+
+
+@pytest.mark.parametrize("fault", [LOSE_ANSWER, LOSE_REQUEST, BROKEN])
+def test_a_bad_line_is_not_taken_for_a_service_that_ignores_the_condition(faulty, s3, fault):
+    store = Store(f"{s3}/bad-line-{next(_folders)}")
+    faulty.fail("PUT", PROBE, fault, fault)
+    assert join_ledger(store, target_epsilon=10.0, target_delta=1e-5).is_empty is False
+    assert faulty.faults == []
 
 
 def test_a_large_object_goes_in_parts_each_sent_again_by_itself(store, faulty, monkeypatch):
