@@ -25,10 +25,9 @@ class _LedgerServer:
         self._store, self._terms = store, terms
         self._ledger: Ledger | None = None
 
-    def statement_line(self, plan: PrivacyPlan, job: str, study: str | None) -> str:
-        """The statement of a job, or of a study it belongs to, as of now, in one line."""
-        ledger = self._opened()
-        return checkpoint_statement_line(plan, ledger.of_job(job) if study is None else ledger.of_study(study))
+    def statement_line(self, plan: PrivacyPlan, job: str) -> str:
+        """The statement of a job, or of the study that its attempts name, as of now, in one line."""
+        return checkpoint_statement_line(plan, self._opened().scope_of(job))
 
     def _opened(self) -> Ledger:
         if self._ledger is None:
@@ -79,9 +78,9 @@ class LedgerClient:
         """As Ledger.require_charge."""
         return self._call("require_charge", charge, job=job)
 
-    def statement_line(self, plan: PrivacyPlan, *, job: str, study: str | None = None) -> str:
+    def statement_line(self, plan: PrivacyPlan, *, job: str) -> str:
         """The privacy statement of a job, or of its study, as of now, in one line for a checkpoint's header."""
-        return self._call("statement_line", plan, job, study)
+        return self._call("statement_line", plan, job)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         import ray

@@ -22,14 +22,14 @@ from rapid_dist.distributed.ledger_actor import ledger_actor
 from rapid_dist.distributed.metrics import relayed_recorder
 from rapid_dist.distributed.session import start_ray
 from rapid_dist.distributed.worker_group import run_workers
-from rapid_dist.errors import PrivacyError
+from rapid_dist.errors import BudgetExceededError, PrivacyError
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter, group_started
-from rapid_dist.privacy.ledger import join_ledger, read_ledger
+from rapid_dist.privacy.ledger import has_ledger, join_ledger, read_ledger
 from rapid_dist.privacy.ledger_book import Ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.release import count_votes, noise_histogram
-from rapid_dist.privacy.statement import build_statement, not_private_reasons
+from rapid_dist.privacy.statement import build_statement
 from rapid_dist.specs import RunSpec
 from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
@@ -90,24 +90,18 @@ def run_train(
     if spec.schedule.uses_retrieval:
         base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         inputs["knowledge_base"] = base.digest
-    sections = {
-        **spec.sections("denoiser", "schedule", "privacy", "training"),
-        "num_classes": spec.data.num_classes,
-        "label_map": {str(k): v for k, v in spec.knowledge_base.label_map.items()},
-        **routing_section(spec),
-    }
-    folder = StageFolder(out, stage=TRAIN, spec=sections, inputs=inputs)
+    folder = StageFolder(out, stage=TRAIN, spec=train_sections(spec), inputs=inputs)
     if folder.finished is not None:
         return folder.finished
     options = options or TrainOptions()
     if spec.privacy.study is not None:
-        options = replace(options, terms={**options.terms, **_study_terms(read_ledger(ledger), spec.privacy.study)})
+        options = replace(options, terms={**options.terms, **_study_terms(ledger, spec.privacy.study)})
     plan = build_plan(spec)
     plan.planned_epsilon()
     job = options.job or _job_of(out)
     terms = plan.ledger_terms()
     written = {**plan.to_plain(), **options.terms}
-    join_ledger(ledger, **terms).require_room(plan.planned_charges(), job=job, plan=written)
+    _require_room(spec, join_ledger(ledger, **terms), plan, job, written)
     start_ray()
     with (
         ledger_actor(ledger, **terms) as client,
@@ -144,7 +138,7 @@ def run_train(
                 f"{plan.target_epsilon:g} (restarts used up the spare steps)",
             )
         )
-    statement = _statement(spec, plan, paid, job)
+    statement = build_statement(plan, paid.scope_of(job))
     return folder.finish(
         privacy_class="dp",
         files=[FileEntry(**f) for f in answer["files"]],
@@ -157,26 +151,41 @@ def run_train(
             "noise_multiplier": plan.noise_multiplier,
             "statement": statement,
         },
-        not_private_reasons=not_private_reasons(plan),
+        not_private_reasons=statement["not_private_reasons"],
     )
 
 
-def _statement(spec: RunSpec, plan: PrivacyPlan, paid: Ledger, job: str) -> dict[str, Any]:
-    """The promise of this job; of a run whose settings a study found, that of both together."""
-    study = spec.privacy.study
-    if study is None:
-        return build_statement(plan, paid.of_job(job))
-    target = _study_terms(paid, study)["study_target_epsilon"]
-    return build_statement(replace(plan, target_epsilon=target), paid.of_study(study))
+def train_sections(spec: RunSpec) -> dict[str, Any]:
+    """Returns what a private model depends on besides its inputs; privacy.study is among it."""
+    return {
+        **spec.sections("denoiser", "schedule", "privacy", "training"),
+        "num_classes": spec.data.num_classes,
+        "label_map": {str(k): v for k, v in spec.knowledge_base.label_map.items()},
+        **routing_section(spec),
+    }
 
 
-def _study_terms(ledger: Ledger, study: str) -> dict[str, Any]:
-    if study not in ledger.studies:
+def _study_terms(ledger: Store, study: str) -> dict[str, Any]:
+    known = read_ledger(ledger).studies if has_ledger(ledger) else {}
+    if study not in known:
         raise PrivacyError(
-            f"privacy.study is {study!r}, which the data set's ledger does not know; run best.yaml on the data set "
-            "that the study ingested, or leave it out"
+            f"privacy.study is {study!r}, which the dataset's ledger does not know; run best.yaml on the dataset that "
+            "the study ingested, or, on records that the study never saw, leave it out"
         )
-    return ledger.studies[study]
+    return known[study]
+
+
+def _require_room(spec: RunSpec, ledger: Ledger, plan: PrivacyPlan, job: str, written: Mapping[str, Any]) -> None:
+    """Raises BudgetExceededError when the plan of a job that begins does not fit, and says what is free instead."""
+    try:
+        ledger.require_room(plan.planned_charges(), job=job, plan=written)
+    except BudgetExceededError as error:
+        if spec.privacy.study is None:
+            raise
+        raise BudgetExceededError(
+            f"{error}; the winner of a study in mode compose or repeat_select is trained already: give best.yaml the "
+            "folder best/ beside it as --out, and its images cost nothing more"
+        ) from None
 
 
 def _job_of(out: Store) -> str:
@@ -227,7 +236,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         job=job,
         debug_fixed_key=spec.privacy.debug_fixed_key,
         attempt_terms=arguments.get("terms", {}),
-        statement_fn=lambda: client.statement_line(plan, job=job, study=spec.privacy.study),
+        statement_fn=lambda: client.statement_line(plan, job=job),
         collective=collective,
     )
     inputs = agree(

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.accounting import (
     EpsilonResult,
     check_agreement,
     compute_epsilon,
+    epsilon_pld,
     epsilon_without_amplification,
     quick_epsilon,
 )
-from rapid_dist.privacy.charges import BoundedCharge, merge_charges
-from rapid_dist.privacy.ledger import Ledger
+from rapid_dist.privacy.charges import AnyCharge, BoundedCharge, merge_charges
+from rapid_dist.privacy.ledger_view import FIXED_KEY_REASON, LedgerView, attempt_reasons
 from rapid_dist.privacy.limits import SEVERITIES, known_limits
 from rapid_dist.privacy.plan import PrivacyPlan
 
-STATEMENT_VERSION = 1
+STATEMENT_VERSION = 2
 ASSUMPTIONS = (
     "sample rate, clipping norm, noise, number of steps and the nominal size were fixed beforehand and are public",
     "the number of classes and the proportions sampled are public statements, not counted on the private data",
@@ -36,21 +39,36 @@ _CHANGES = {"add_or_remove_one": "adding or removing", "replace_one": "replacing
 _LINE_LEAVES_OUT = ("sentences", "mechanisms", "assumptions", "limits", "severities")
 
 
-def not_private_reasons(plan: PrivacyPlan) -> tuple[str, ...]:
-    """Why nothing here may be called private; empty in a normal run."""
-    return () if plan.is_private else ("deterministic noise: a fixed debugging key was used, so anyone can remove it",)
+def not_private_reasons(plan: PrivacyPlan, scope: LedgerView | None = None) -> tuple[str, ...]:
+    """Returns why nothing here may be called private; empty in a normal run.
 
-
-def build_statement(plan: PrivacyPlan, ledger: Ledger) -> dict[str, Any]:
-    """The statement as plain JSON values, epsilon computed from the ledger alone.
-
-    Raises PrivacyError when the accountants disagree: a number that two of three doubt is not printed.
-
-    Guarantee: covers every charge in the ledger, of every attempt, used or not.
+    Guarantee: with a scope every attempt counted in it is looked at, not this plan alone: one attempt that is not
+    private, by whatever job, makes all that is counted with it not private.
     """
-    ledger.refresh()
-    relation = plan.neighboring_relation
-    return _state(plan, ledger, compute_epsilon(ledger.charges, delta=plan.target_delta, neighboring_relation=relation))
+    own = attempt_reasons(plan.to_plain())
+    return own if scope is None else tuple(dict.fromkeys((*own, *scope.not_private_reasons)))
+
+
+def build_statement(plan: PrivacyPlan, scope: LedgerView) -> dict[str, Any]:
+    """Returns the statement as plain JSON values, epsilon computed from the ledger alone.
+
+    Args:
+        plan: What the job promises. Its target is replaced by that of the scope where the scope has one of its own.
+        scope: What the ledger counts: that of the whole dataset, or, for a job, Ledger.scope_of(job).
+
+    Guarantee: covers every charge in the scope, of every attempt, used or not; it also states what all jobs together
+    have cost the dataset so far.
+    Raises PrivacyError when the accountants disagree, since a number that two of three doubt is not printed, and when
+    nothing was ever charged, since then nothing is known of what was used.
+    """
+
+    def count(charges: Sequence[AnyCharge], delta: float) -> EpsilonResult:
+        return compute_epsilon(charges, delta=delta, neighboring_relation=plan.neighboring_relation)
+
+    def total(charges: Sequence[AnyCharge], delta: float) -> float:
+        return epsilon_pld(charges, delta, neighboring_relation=plan.neighboring_relation)
+
+    return _state(plan, scope, count, total)
 
 
 def statement_line(statement: Mapping[str, Any]) -> str:
@@ -62,23 +80,41 @@ def statement_line(statement: Mapping[str, Any]) -> str:
     return json.dumps(short, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def checkpoint_statement_line(plan: PrivacyPlan, ledger: Ledger) -> str:
+def checkpoint_statement_line(plan: PrivacyPlan, scope: LedgerView) -> str:
     """statement_line of what the ledger says now, by the quick accountants: about 0.1 s, where the full one takes 2.
 
     Guarantee: as build_statement; its epsilon is an upper bound a little above the full statement's.
+    Raises PrivacyError as build_statement does.
     """
-    ledger.refresh()
-    relation = plan.neighboring_relation
-    result = quick_epsilon(ledger.charges, delta=plan.target_delta, neighboring_relation=relation)
-    return statement_line(_state(plan, ledger, result))
+
+    def count(charges: Sequence[AnyCharge], delta: float) -> EpsilonResult:
+        return quick_epsilon(charges, delta=delta, neighboring_relation=plan.neighboring_relation)
+
+    return statement_line(_state(plan, scope, count, lambda charges, delta: count(charges, delta).pld))
 
 
-def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str, Any]:
+def _state(
+    plan: PrivacyPlan,
+    scope: LedgerView,
+    count: Callable[[Sequence[AnyCharge], float], EpsilonResult],
+    total: Callable[[Sequence[AnyCharge], float], float],
+) -> dict[str, Any]:
+    """The statement, by these accountants of the scope and of everything."""
+    scope.refresh()
+    charges, relation = scope.charges, plan.neighboring_relation
+    if not charges:
+        raise PrivacyError(
+            f"{scope.uri} holds no charge of {scope.name}, so nothing can be stated about it: nothing fitted its "
+            "budget any more, or the ledger was lost or swapped; restore the ledger, or use a new folder and a larger "
+            "budget"
+        )
+    if scope.own_target is not None:
+        plan = replace(plan, target_epsilon=scope.own_target[0], target_delta=scope.own_target[1])
+    result = count(charges, plan.target_delta)
     check_agreement(result)
-    charges, relation = ledger.charges, plan.neighboring_relation
     unamplified = epsilon_without_amplification(charges, plan.target_delta, neighboring_relation=relation)
-    reasons = not_private_reasons(plan)
-    bounded = [_bound_facts(charge) for charge in charges if isinstance(charge, BoundedCharge)]
+    reasons = not_private_reasons(plan, scope)
+    is_hardened = FIXED_KEY_REASON not in reasons
     statement = {
         "statement_version": STATEMENT_VERSION,
         "epsilon": result.pld,
@@ -87,19 +123,21 @@ def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str
         "epsilon_without_amplification": unamplified if math.isfinite(unamplified) else None,
         "neighboring_relation": relation,
         "unit": plan.unit,
+        "counted": scope.name,
         "sampler": "Poisson, keyed by record",
         "mechanisms": [charge.to_dict() for charge in charges],
-        "attempts": len(ledger.attempts),
+        "attempts": len(scope.attempts),
+        "dataset": _dataset_facts(scope.dataset, total),
         "accountants": _accountants(result),
-        "bounds": bounded,
-        "hardening_level": "floating_point_hardened" if plan.is_private else "none",
+        "bounds": [_bound_facts(charge) for charge in charges if isinstance(charge, BoundedCharge)],
+        "hardening_level": "floating_point_hardened" if is_hardened else "none",
         "noise_hardening": "ChaCha20 stream, float64, sum of four draws, rounded to a grid after adding",
         "severities": dict(SEVERITIES),
-        "limits": known_limits(max_grad_norm=plan.max_grad_norm, is_private=plan.is_private),
+        "limits": known_limits(max_grad_norm=plan.max_grad_norm, is_private=is_hardened),
         "assumptions": list(ASSUMPTIONS),
         "outside_guarantee": list(OUTSIDE_GUARANTEE),
         "not_private_reasons": list(reasons),
-        "ledger_head": ledger.head,
+        "ledger_head": scope.head,
     }
     promise = (
         f"The synthetic images are ({_rounded_up(result.pld)}, {plan.target_delta:g})-differentially private with "
@@ -109,6 +147,32 @@ def _state(plan: PrivacyPlan, ledger: Ledger, result: EpsilonResult) -> dict[str
         return {"words": "NOT PRIVATE: " + "; ".join(reasons), "sentences": [], **statement}
     num_steps = sum(c.num_steps for c in merge_charges(charges) if c.mechanism == "poisson_gaussian")
     return {"words": promise, "sentences": _sentences(statement, promise, num_steps), **statement}
+
+
+def _dataset_facts(dataset: LedgerView, total: Callable[[Sequence[AnyCharge], float], float]) -> dict[str, Any]:
+    """What all jobs together have cost the dataset so far; no epsilon where some of them are not private."""
+    reasons, delta = dataset.not_private_reasons, dataset.target["target_delta"]
+    return {
+        "epsilon": None if reasons else total(dataset.charges, delta),
+        "delta": delta,
+        "target_epsilon": dataset.target["target_epsilon"],
+        "jobs": len(dataset.jobs),
+        "not_private_reasons": list(reasons),
+    }
+
+
+def _dataset_sentence(dataset: Mapping[str, Any]) -> str:
+    if dataset["epsilon"] is None:
+        return (
+            f"Of all {dataset['jobs']} jobs on this dataset so far some are NOT PRIVATE "
+            f"({'; '.join(dataset['not_private_reasons'])}), so no epsilon holds for all of them together."
+        )
+    return (
+        f"Everything charged to this dataset so far, by all jobs ({dataset['jobs']}), comes to epsilon "
+        f"{_rounded_up(dataset['epsilon'])} at delta {dataset['delta']:g}, of a budget of "
+        f"{dataset['target_epsilon']:g}. That is the number to use for the results of all of them together, and for a "
+        "run whose settings came from earlier ones."
+    )
 
 
 def _accountants(result: EpsilonResult) -> dict[str, Any]:
@@ -146,7 +210,8 @@ def _sentences(statement: Mapping[str, Any], promise: str, num_steps: int) -> li
     return [
         promise,
         "The promise covers the release of every checkpoint, all synthetic images and all noisy counts together, "
-        f"of every attempt ({statement['attempts']} so far), whether it was used or not.",
+        f"of every attempt of {statement['counted']} ({statement['attempts']} so far), whether it was used or not.",
+        _dataset_sentence(statement["dataset"]),
         f"Epsilon assuming Poisson sampling: {_rounded_up(statement['epsilon'])} at delta {delta:g}, over {num_steps} "
         "sampled steps. Sampling was Poisson: each record is in or out of a step by a secret keyed draw of its own.",
         f"Epsilon if each record took part once in every 1 / sample rate steps, in a known order: {without}. It is "

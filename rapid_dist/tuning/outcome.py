@@ -11,7 +11,7 @@ from rapid_dist import layout
 from rapid_dist.artifacts.manifest import copy_file, read_manifest, write_manifest
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.accounting import epsilon_pld
-from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.privacy.ledger import has_ledger, read_ledger
 from rapid_dist.specs import RunSpec
 from rapid_dist.specs.tuning import PUBLIC_PROXY, StudySpec
 from rapid_dist.tuning import modes_text
@@ -31,7 +31,7 @@ def trial_row(book: TrialBook, trial: Trial, *, ledger: Store | None) -> TrialRo
     spec, rungs, ending = trial.spec, book.rungs(trial.name), book.ending(trial.name) or {}
     privacy, is_planned = spec.privacy, not trial.reason
     epsilon, attempts = None, 0
-    if ledger is not None and ledger.exists():
+    if ledger is not None and has_ledger(ledger):
         paid = read_ledger(ledger)
         epsilon = epsilon_pld(paid.charges_of(trial.job), privacy.target_delta)
         attempts = len(paid.attempts_of(trial.job))
@@ -62,17 +62,25 @@ def publish_winner(
     knowledge_base: Store | None,
     out: Store,
     *,
+    study: str,
     statement: Mapping[str, Any],
     private: Store,
     public: Store,
 ) -> RunSpec:
     """Makes the winning trial a run of its own in `out`, trained already, and returns its spec.
 
-    The run's `sample` and `evaluate` cost nothing more. Its statement is the study's: what the trial cost alone is not
-    what it cost to find it.
+    The run's `sample` and `evaluate` cost nothing more.
+
+    Args:
+        study: The study's name in the ledger of `private`; the spec names it, so that a new training of it on that
+            dataset is counted with the study.
+        statement: The study's, which takes the place of the trial's own: what the trial cost alone is not what it
+            cost to find it.
+
     Guarantee: what it writes does not tell the trial's name, place among the trials or ledger.
     """
-    spec = replace(trial.spec, data=replace(trial.spec.data, private=private.uri, public=public.uri))
+    data = replace(trial.spec.data, private=private.uri, public=public.uri)
+    spec = replace(trial.spec, data=data, privacy=replace(trial.spec.privacy, study=study))
     out.write_bytes(layout.SPEC, spec.to_yaml().encode())
     copy_artefact(pretrain, out.child(layout.PRETRAIN))
     if knowledge_base is not None:
@@ -82,7 +90,15 @@ def publish_winner(
     for entry in manifest.files:
         copy_file(trained, entry, train, remedy=_REMEDY)
     facts = {name: manifest.facts[name] for name in _FACTS_OF_THE_MODEL if name in manifest.facts}
-    write_manifest(train, replace(manifest, facts={**facts, "statement": dict(statement)}))
+    write_manifest(
+        train,
+        replace(
+            manifest,
+            spec={**manifest.spec, "privacy": {**manifest.spec["privacy"], "study": study}},
+            facts={**facts, "statement": dict(statement)},
+            not_private_reasons=tuple(statement["not_private_reasons"]),
+        ),
+    )
     return spec
 
 

@@ -8,8 +8,10 @@ from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy import statement
 from rapid_dist.privacy.accounting import EpsilonResult, epsilon_pld, epsilon_without_amplification
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
+from rapid_dist.privacy.ledger_view import NOT_PRIVATE, LedgerView
 from rapid_dist.privacy.limits import SEVERITIES, known_limits
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.statement import (
     build_statement,
     checkpoint_statement_line,
@@ -19,6 +21,8 @@ from rapid_dist.privacy.statement import (
 from tests.training.helpers import make_plan, open_tiny_ledger
 
 PLAN = make_plan(is_private=True, unit="one scan", target_epsilon=20.0, votes_noise_multiplier=5.0)
+
+STUDY = {"study": "s", "study_target_epsilon": 30.0, "study_target_delta": 1e-3}
 
 
 @pytest.fixture
@@ -79,10 +83,86 @@ def test_a_debugging_key_is_stamped_not_private(store):
     assert not_private_reasons(PLAN) == ()
 
 
-def test_an_unused_ledger_states_that_nothing_was_spent(tmp_path):
-    stated = build_statement(PLAN, open_tiny_ledger(Store(tmp_path / "empty"), PLAN))
-    assert stated["epsilon"] == 0
-    assert stated["mechanisms"] == []
+@pytest.mark.parametrize("make", [build_statement, checkpoint_statement_line])
+def test_nothing_is_stated_of_what_was_never_charged(tmp_path, make):
+    """Epsilon 0 would be a promise that nothing backs: a charge is missing, or nothing ran."""
+    ledger = open_tiny_ledger(Store(tmp_path / "empty"), PLAN)
+    ledger.charge(PLAN.votes_charge(), attempt=ledger.begin_attempt(PLAN.to_plain(), job="paid"))
+    ledger.begin_attempt(PLAN.to_plain(), job="unpaid")
+    ledger.begin_attempt({**PLAN.to_plain(), **STUDY}, job="trial")
+    for scope in (ledger.scope_of("unpaid"), ledger.scope_of("trial"), ledger.scope_of("unknown")):
+        with pytest.raises(PrivacyError, match=rf"no charge of {scope.name}.*restore the ledger, or use a new folder"):
+            make(PLAN, scope)
+    assert make(PLAN, ledger.scope_of("paid"))
+
+
+def two_trials(store: Store) -> Ledger:
+    """A study of two trials whose own targets are small, and a job outside of it."""
+    ledger = open_ledger(store, target_epsilon=40.0, target_delta=1e-4)
+    own = make_plan(is_private=True, target_epsilon=15.0)
+    for job, terms, num_steps in (("s/t0", STUDY, 3), ("s/t1", STUDY, 4), ("other", {}, 8)):
+        attempt = ledger.begin_attempt({**own.to_plain(), **terms}, job=job)
+        ledger.charge(own.training_charge(num_steps), attempt=attempt, first_step=0)
+    return ledger
+
+
+def both_ways(plan: PrivacyPlan, scope: LedgerView) -> list[dict]:
+    return [build_statement(plan, scope), json.loads(checkpoint_statement_line(plan, scope))]
+
+
+def test_a_trial_states_what_its_study_has_cost_at_the_studys_target(tmp_path):
+    """A trial is chosen by what earlier trials released: its own charges alone would state too little."""
+    ledger = two_trials(Store(tmp_path / "ledger"))
+    plan = make_plan(is_private=True, target_epsilon=15.0, target_delta=1e-2)
+    whole = epsilon_pld([plan.training_charge(7)], STUDY["study_target_delta"])
+    for stated in both_ways(plan, ledger.scope_of("s/t1")):
+        assert whole <= stated["epsilon"] < whole + 1e-2
+        assert (stated["target_epsilon"], stated["delta"]) == (30.0, 1e-3)
+        assert (stated["counted"], stated["attempts"]) == ("study 's'", 2)
+    assert "every attempt of study 's' (2 so far)" in " ".join(
+        build_statement(plan, ledger.scope_of("s/t1"))["sentences"]
+    )
+
+
+def test_a_statement_tells_what_all_jobs_have_cost_the_dataset(tmp_path):
+    """Whoever leaves privacy.study out of a spec reads the whole cost all the same."""
+    ledger, plan = two_trials(Store(tmp_path / "ledger")), make_plan(is_private=True, target_epsilon=15.0)
+    total = epsilon_pld([plan.training_charge(15)], 1e-4)
+    for stated in both_ways(plan, ledger.scope_of("other")):
+        told = stated["dataset"]
+        assert total <= told["epsilon"] < total + 1e-2
+        assert stated["epsilon"] < told["epsilon"]
+        assert (told["delta"], told["target_epsilon"], told["jobs"]) == (1e-4, 40.0, 3)
+    (sentence,) = [s for s in build_statement(plan, ledger.scope_of("other"))["sentences"] if "this dataset" in s]
+    assert f"{total:.3f}"[:4] in sentence
+    assert "at delta 0.0001, of a budget of 40." in sentence
+
+
+def test_one_attempt_with_a_debugging_key_makes_all_that_is_counted_with_it_not_private(tmp_path):
+    ledger = two_trials(Store(tmp_path / "ledger"))
+    plan, debug = make_plan(is_private=True), make_plan(is_private=False)
+    ledger.begin_attempt({**debug.to_plain(), **STUDY}, job="s/t1")
+    for stated in both_ways(plan, ledger.scope_of("s/t0")):
+        assert stated["words"].startswith("NOT PRIVATE: deterministic noise")
+        assert stated["not_private_reasons"] == list(not_private_reasons(debug))
+        assert (stated["hardening_level"], stated["dataset"]["epsilon"]) == ("none", None)
+    outside = build_statement(plan, ledger.scope_of("other"))
+    assert outside["not_private_reasons"] == []
+    assert (outside["dataset"]["epsilon"], outside["dataset"]["not_private_reasons"]) == (
+        None,
+        list(not_private_reasons(debug)),
+    )
+    assert any("so no epsilon holds for all of them together" in sentence for sentence in outside["sentences"])
+
+
+def test_an_attempt_may_say_why_its_statement_is_no_promise(tmp_path):
+    ledger = open_tiny_ledger(Store(tmp_path / "ledger"), PLAN)
+    attempt = ledger.begin_attempt({**PLAN.to_plain(), NOT_PRIVATE: "a trial that may not leave"}, job="t0")
+    ledger.charge(PLAN.training_charge(2), attempt=attempt, first_step=0)
+    for stated in both_ways(PLAN, ledger.scope_of("t0")):
+        assert stated["words"] == "NOT PRIVATE: a trial that may not leave"
+        assert (stated["hardening_level"], stated["dataset"]["epsilon"]) == ("floating_point_hardened", None)
+    assert "differentially private" not in checkpoint_statement_line(PLAN, ledger.scope_of("t0"))
 
 
 def test_the_statement_covers_a_charge_written_after_the_ledger_was_opened(store):
@@ -114,7 +194,7 @@ def test_both_epsilons_are_stated_and_the_one_without_amplification_is_exact(sto
     for number in (stated["epsilon"], stated["epsilon_without_amplification"]):
         assert f"{number:.6f}"[:3] in words
     assert stated["sentences"][0] == stated["words"]
-    assert "every attempt (2 so far)" in words
+    assert "every attempt of the dataset (2 so far)" in words
 
 
 def test_sampling_with_certainty_has_no_amplification_to_lose():

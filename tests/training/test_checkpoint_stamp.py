@@ -9,10 +9,13 @@ import pytest
 
 from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import PrivacyError
+from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.privacy.ledger_view import NOT_PRIVATE
 from rapid_dist.privacy.statement import checkpoint_statement_line
 from rapid_dist.training.checkpoint_stamp import check_stamp
 from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.private_loop import PrivateAttempt
 from rapid_dist.training.private_run import open_attempt
 from rapid_dist.training.state import checkpoint_notes
 from tests.training.helpers import (
@@ -51,6 +54,24 @@ def test_a_checkpoint_carries_the_statement_of_its_job_to_whoever_gets_it_alone(
     assert paid.spent_epsilon() <= statement["epsilon"] < paid.spent_epsilon() + 0.01
     assert statement["ledger_head"] == paid.head
     assert statement["words"].startswith("The synthetic images are (")
+
+
+def test_a_checkpoint_of_a_trial_that_may_not_leave_says_so_and_is_resumed_all_the_same(tmp_path):
+    place, plan = Place(tmp_path), make_plan(is_private=True)
+    reason = "a trial of a study of which only the winner may leave"
+    ledger = open_tiny_ledger(place.ledger, plan)
+    number = ledger.begin_attempt({**plan.to_plain(), NOT_PRIVATE: reason})
+    attempt = PrivateAttempt(
+        number=number,
+        key=RunKey.fresh(),
+        ledger=ledger,
+        statement_fn=lambda: checkpoint_statement_line(plan, ledger.scope_of("run")),
+    )
+    train(make_state(), make_records(12), attempt, place.checkpoints, plan=plan)
+    notes = checkpoint_notes(place.checkpoints.latest())
+    assert notes["not_private"] == reason
+    assert json.loads(notes["statement"])["words"] == f"NOT PRIVATE: {reason}"
+    check(place, plan=plan)
 
 
 def check(place, *, plan=None, job="run", store=None):

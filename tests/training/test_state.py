@@ -130,7 +130,9 @@ def test_a_checkpoint_holds_neither_the_key_nor_anything_of_the_budget(tmp_path,
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             notes = header.pop("__metadata__")
             assert notes.pop("step") == str(int(name[5:13]))
-            assert set(notes) == {"job", "attempt", "ledger_entry", "not_private", "statement"}
+            assert set(notes) == {
+                "job", "attempt", "ledger_entry", "has_secret_noise", "not_private", "statement"
+            }  # fmt: skip
             assert {key.split(".")[0] for key in header} == {"model", "average", "adam"}
 
 

@@ -25,7 +25,13 @@ from .studies import make_study
 from .test_trials import CHARGES, make_trial
 
 NOISE = "privacy.noise_multiplier=2"
-STATEMENT = {"words": "The winner is (4, 1e-4)-differentially private.", "epsilon": 3.9, "delta": 1e-4, "sentences": []}
+STATEMENT = {
+    "words": "The winner is (4, 1e-4)-differentially private.",
+    "epsilon": 3.9,
+    "delta": 1e-4,
+    "sentences": [],
+    "not_private_reasons": [],
+}
 
 
 @pytest.fixture
@@ -82,11 +88,12 @@ def test_a_trial_that_never_ran_has_a_reason_and_no_noise(book):
 # the winner
 
 
-def make_artefact(store: Store, content: bytes = b"weights", **facts) -> Store:
+def make_artefact(store: Store, content: bytes = b"weights", *, reasons=(), **facts) -> Store:
     """A finished stage of one file."""
     entry = write_file(store, "denoiser.safetensors", content)
-    StageFolder(store, stage="train", spec={"a": len(facts)}, inputs={}).finish(
-        privacy_class="dp", files=[entry], facts=facts
+    spec = {"a": len(facts), "privacy": {"target_epsilon": 4, "study": None}}
+    StageFolder(store, stage="train", spec=spec, inputs={}).finish(
+        privacy_class="dp", files=[entry], facts=facts, not_private_reasons=reasons
     )
     return store
 
@@ -127,6 +134,7 @@ def published(place, **changes):
         attempts=3,
         dataset={"target_epsilon": 1.5, "spent_epsilon": 1.25},
         statement={"words": "what the trial cost alone"},
+        reasons=["a trial that may not leave"],
     )
     spec = publish_winner(
         make_trial("t0011", spec_yaml=make_study(NOISE).run.to_yaml(), job="t0011"),
@@ -134,7 +142,8 @@ def published(place, **changes):
         make_artefact(place.child("shared/models"), b"public"),
         changes.get("knowledge_base", make_artefact(place.child("shared/base"), b"base")),
         place.child("best"),
-        statement=STATEMENT,
+        study="5d0c",
+        statement=changes.get("statement", STATEMENT),
         private=place.child("images/private"),
         public=place.child("images/public"),
     )
@@ -151,9 +160,22 @@ def test_the_winner_is_a_run_with_the_statement_of_its_study(place):
     assert spec.privacy.noise_multiplier == 2
     manifest = read_manifest(best.child("train"))
     assert manifest.facts["statement"] == STATEMENT
+    assert manifest.not_private_reasons == []
     assert (manifest.facts["steps"], manifest.facts["completed"]) == (20, True)
     assert read_file(best.child("train"), manifest.files[0]) == b"weights"
     assert {path.name for path in place_path(best).iterdir()} >= {"train", "spec.yaml", "pretrain"}
+
+
+def test_a_winner_names_its_study_in_its_spec_and_where_it_was_trained(place):
+    """So that training it once more on this dataset is counted with the study, and sampling costs nothing."""
+    spec, best = published(place)
+    assert spec.privacy.study == load_spec(best.path("spec.yaml")).privacy.study == "5d0c"
+    assert read_manifest(best.child("train")).spec == {"a": 7, "privacy": {"target_epsilon": 4, "study": "5d0c"}}
+
+
+def test_a_winner_of_a_study_that_is_not_private_is_not_private(place):
+    _, best = published(place, statement={**STATEMENT, "not_private_reasons": ["a debugging key"]})
+    assert read_manifest(best.child("train")).not_private_reasons == ["a debugging key"]
 
 
 def place_path(store: Store) -> Path:
@@ -166,7 +188,7 @@ def test_a_winner_does_not_tell_how_many_there_were(place):
     assert len(files) >= 7
     for path in files:
         assert "t0011" not in str(path.relative_to(best.uri))
-        for word in (b"t0011", b"attempts", b"spent_epsilon", b"what the trial cost alone"):
+        for word in (b"t0011", b"may not leave", b"attempts", b"spent_epsilon", b"what the trial cost alone"):
             assert word not in path.read_bytes(), path
 
 

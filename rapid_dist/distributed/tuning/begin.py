@@ -106,7 +106,7 @@ class TrialDesk:
             "pretrain": artefacts.pretrain.uri,
             "knowledge_base": None if base is None else base.uri,
             "ledger": self.study.ledger_of(trial).uri,
-            "attempt_terms": self._attempt_terms(trial),
+            "attempt_terms": self.study.trial_terms(),
         }
 
     def _trial_of(self, request: Mapping[str, Any]) -> Trial:
@@ -146,6 +146,3 @@ class TrialDesk:
                 unit=privacy.unit,
             )
         return trial
-
-    def _attempt_terms(self, trial: Trial) -> dict[str, Any]:
-        return self.study.terms() if self.study.mode == COMPOSE else {}

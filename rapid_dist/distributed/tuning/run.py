@@ -191,12 +191,13 @@ def _reasons(rows: list[TrialRow]) -> str:
 
 
 def _statement(study: Study) -> dict[str, Any] | None:
-    """The study's promise; None when the spec names no mode, since then no epsilon may be said."""
+    """The study's promise; None when no mode is named, since then no epsilon may be said, or nothing was charged."""
     if study.spec.tune.mode is None:
         return None
     if study.mode == PUBLIC_PROXY:
         return dict(PROXY_STATEMENT)
-    return build_statement(study.plan(), study.ledger().of_study(study.name))
+    paid = study.ledger().of_study(study.name)
+    return build_statement(study.plan(), paid) if paid.charges else None
 
 
 def _best_spec(study: Study, best: TrialRow, statement: Mapping[str, Any] | None) -> Any:
@@ -217,6 +218,7 @@ def _best_spec(study: Study, best: TrialRow, statement: Mapping[str, Any] | None
         artefacts.pretrain,
         artefacts.knowledge_base,
         study.out.child(BEST_RUN),
+        study=study.name,
         statement=statement,
         private=study.run.private,
         public=study.run.public,

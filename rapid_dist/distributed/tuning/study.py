@@ -15,8 +15,9 @@ from rapid_dist.distributed.tuning.shared import SharedArtefacts
 from rapid_dist.errors import ArtifactError
 from rapid_dist.pipeline import Run, ingest_datasets
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import join_ledger, open_ledger, read_ledger
+from rapid_dist.privacy.ledger import has_ledger, join_ledger, open_ledger, read_ledger
 from rapid_dist.privacy.ledger_book import Ledger
+from rapid_dist.privacy.ledger_view import NOT_PRIVATE
 from rapid_dist.privacy.paid import PaidSteps
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.privacy.study import draw_num_runs
@@ -28,6 +29,10 @@ from rapid_dist.tuning.outcome import trial_row
 from rapid_dist.tuning.results import TrialRow
 from rapid_dist.tuning.trials import Trial, TrialBook
 
+_NO_PROMISE = {
+    REPEAT_SELECT: "a trial of a study of which only the winner may leave, with the statement of the study",
+    PUBLIC_PROXY: "a trial on public images that pretend to be private, which promises nothing to anyone",
+}
 STUDY, JOB, PRIVATE, DRAWN = "study.yaml", "study.json", "private", "drawn.json"
 
 
@@ -118,7 +123,7 @@ class Study:
         """
         store = None if self.mode == PUBLIC_PROXY else self.ledger_of(trial)
         row = trial_row(self.book, trial, ledger=store)
-        if self.is_secret and store.exists() and exceeds_plan(read_ledger(store).charges, trial.charges):
+        if self.is_secret and has_ledger(store) and exceeds_plan(read_ledger(store).charges, trial.charges):
             return replace(row, status="failed", reason="restarts used a mechanism more often than was paid for")
         return row
 
@@ -166,6 +171,19 @@ class Study:
             "study_target_epsilon": privacy.target_epsilon,
             "study_target_delta": privacy.target_delta,
         }
+
+    def trial_terms(self) -> dict[str, Any]:
+        """Returns what attempts of trials say: the study that counts them, or why their statements are no promise.
+
+        Guarantee: a trial whose settings depend on other trials is counted with all of them, on the data that it
+        read; a trial that no charge of its own pays for carries no statement that can be taken for a promise.
+        """
+        if self.mode == COMPOSE:
+            return self.terms()
+        if self.mode == SUBSET:
+            budget = study_budget(self.spec)
+            return {**self.terms(), "study_target_epsilon": budget.epsilon, "study_target_delta": budget.delta}
+        return {NOT_PRIVATE: _NO_PROMISE[self.mode]}
 
     def planned(self, proposal: Mapping[str, Any]) -> TrialPlan:
         """The trial of a proposal, were it to begin now."""
