@@ -55,7 +55,8 @@ _counter, _gauge, _histogram = (partial(_declare, kind) for kind in KINDS)
 
 # fmt: off
 SPENT_EPSILON = _gauge("rapid_dist_spent_epsilon", "epsilon", "public",
-    help="Epsilon of all charges in the private dataset's ledger, those of other runs included, at the target delta.")
+    help="Epsilon of all charges in the private dataset's ledger, those of other runs included, at the target delta.",
+    caveat="It is +Inf when any attempt in the ledger is NOT PRIVATE, such as one with a debugging key.")
 TARGET_EPSILON = _gauge("rapid_dist_target_epsilon", "epsilon", "public",
     help="Epsilon that the dataset's ledger allows.")
 TARGET_DELTA = _gauge("rapid_dist_target_delta", "delta", "public",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -35,10 +36,10 @@ class LedgerWatch:
             self._recorder.add(catalog.LEDGER_FAILURES, operation="verify")
 
     def _show(self) -> None:
-        from rapid_dist.privacy.ledger import read_ledger
+        from rapid_dist.privacy.ledger import has_ledger, read_ledger
 
         if self._ledger is None:
-            if not self._store.list_files():
+            if not has_ledger(self._store):
                 return
             self._ledger = read_ledger(self._store)
         else:
@@ -50,7 +51,8 @@ class LedgerWatch:
         record = self._recorder.set
         record(catalog.TARGET_EPSILON, ledger.target["target_epsilon"])
         record(catalog.TARGET_DELTA, ledger.target["target_delta"])
-        record(catalog.SPENT_EPSILON, ledger.spent_epsilon())
+        # An attempt with a debugging key promises nothing, so no number bounds what all of them together tell.
+        record(catalog.SPENT_EPSILON, math.inf if ledger.not_private_reasons else ledger.spent_epsilon())
         record(catalog.LEDGER_ATTEMPTS, len(ledger.attempts))
         record(catalog.LEDGER_ENTRIES, len(names))
         self._shown = ledger.head

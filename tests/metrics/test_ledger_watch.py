@@ -1,5 +1,7 @@
 """The watch reads epsilon off the ledger and survives a ledger it cannot read."""
 
+import math
+
 import pytest
 
 from rapid_dist.artifacts.storage import Store
@@ -72,6 +74,26 @@ def test_a_broken_chain_is_counted(store, tmp_path):
     LedgerWatch(store, recorder).look()
     assert sum(kept.of(catalog.LEDGER_FAILURES, "verify")) == 1
     assert kept.of(catalog.SPENT_EPSILON) == []
+
+
+def test_a_ledger_with_a_debugging_key_shows_an_infinite_epsilon(store):
+    """A finite number would read as a bound on what the attempts with that key told, and there is none."""
+    recorder, kept = kept_recorder()
+    watch = LedgerWatch(store, recorder)
+    ledger = charge_once(store)
+    watch.look()
+    ledger.begin_attempt({"is_private": False}, job="debugging")
+    watch.look()
+    assert [math.isinf(value) for value in kept.of(catalog.SPENT_EPSILON)] == [False, True]
+    assert "+Inf" in catalog.SPENT_EPSILON.text
+
+
+def test_a_folder_with_leftovers_alone_is_no_ledger_and_no_failure(store):
+    recorder, kept = kept_recorder()
+    store.write_bytes(".create-if-absent", b"{}")
+    LedgerWatch(store, recorder).look()
+    assert kept.of(catalog.SPENT_EPSILON) == []
+    assert sum(kept.of(catalog.LEDGER_FAILURES, "verify")) == 0
 
 
 def test_failures_are_shown_as_zero_before_the_first(store):
