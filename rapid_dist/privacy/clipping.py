@@ -2,11 +2,15 @@
 
 An example's loss is the mean over its K noise draws, taken before clipping, so several draws of one record are
 still one record (noise multiplicity, DPDM, Dockhorn et al. 2023). Gradients are summed, never averaged.
+
+A model may run in the precision its caller likes. What comes out of it is taken to float32 once, and norms and sum are
+computed from those very values in full precision (privacy.precision): a norm of one value and a sum of its rounding
+would leave a record more than the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +18,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from rapid_dist.diffusion.losses import loss_per_example
+from rapid_dist.errors import PrivacyError
+from rapid_dist.privacy.precision import FULL, at_least_float32, full_precision, rounded_towards_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,11 @@ def clip_factors(squared_norms: torch.Tensor, max_grad_norm: float) -> torch.Ten
     return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
 
 
+def _weights(factors: torch.Tensor, gradients: Iterable[torch.Tensor]) -> dict[torch.dtype, torch.Tensor]:
+    """The factors in each type of the gradients they multiply, none of them rounded up."""
+    return {dtype: rounded_towards_zero(factors, dtype) for dtype in {g.dtype for g in gradients}}
+
+
 def _zero_non_finite(rows: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Rows of examples with factor zero become zero, since 0 * NaN would be NaN. rows: (B, ...)."""
     if bool((factors > 0).all()):  # the usual case; the copy would change nothing
@@ -68,11 +79,13 @@ def _vmap_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) ->
         return loss_per_example(predicted, noise).mean()
 
     per_example = vmap(grad(example_loss), in_dims=(None, 0, 0, 0, 0))
-    gradients = per_example(parameters, batch.x_t, batch.noise, batch.timestep, batch.condition)
-    squared = sum(g.double().flatten(1).square().sum(1) for g in gradients.values())
-    factors = clip_factors(squared, max_grad_norm)
-    weights = factors.to(batch.x_t.dtype)
-    return [torch.tensordot(weights, _zero_non_finite(g, factors), dims=1) for g in gradients.values()]
+    found = per_example(parameters, batch.x_t, batch.noise, batch.timestep, batch.condition)
+    with full_precision(batch.x_t.device.type):
+        gradients = [at_least_float32(g) for g in found.values()]
+        squared = sum(g.double().flatten(1).square().sum(1) for g in gradients)
+        factors = clip_factors(squared, max_grad_norm)
+        weights = _weights(factors, gradients)
+        return [torch.tensordot(weights[g.dtype], _zero_non_finite(g, factors), dims=1) for g in gradients]
 
 
 class _Tape:
@@ -111,11 +124,24 @@ def _linear_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) 
         loss = loss_per_example(predicted, batch.noise.flatten(0, 1)).sum() / draws
         layers = list(tape.outputs)
         output_gradients = torch.autograd.grad(loss, [tape.outputs[layer] for layer in layers])
-    squared = torch.zeros(size, dtype=torch.float64, device=flat.device)
+    with full_precision(flat.device.type):
+        pairs = {
+            layer: [at_least_float32(t).reshape(size, draws, -1) for t in (g, tape.inputs[layer])]
+            for layer, g in zip(layers, output_gradients, strict=True)
+        }
+        return _clip_pairs(model, pairs, max_grad_norm)
+
+
+def _clip_pairs(
+    model: nn.Module, pairs: dict[nn.Linear, list[torch.Tensor]], max_grad_norm: float
+) -> list[torch.Tensor]:
+    """The sums of clipped gradients from each layer's output gradients and inputs, both (B, K, width)."""
+    gradients = [g for g, _ in pairs.values()]
+    size, draws, _ = gradients[0].shape
+    squared = torch.zeros(size, dtype=torch.float64, device=gradients[0].device)
     spread = torch.zeros_like(squared)
-    for layer, g in zip(layers, output_gradients, strict=True):
-        g = g.reshape(size, draws, -1).double()
-        a = tape.inputs[layer].reshape(size, draws, -1).double()
+    for layer, (g, a) in pairs.items():
+        g, a = g.double(), a.double()
         gram = torch.bmm(a, a.mT) + (layer.bias is not None)
         squared += (torch.bmm(g, g.mT) * gram).sum((1, 2))
         lengths = g.square().sum(2).sqrt() * gram.diagonal(dim1=1, dim2=2).sqrt()
@@ -124,10 +150,10 @@ def _linear_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) 
     norms = squared.clamp(min=0).sqrt() + draws * 2.0**-22 * spread.sqrt()
     factors = clip_factors(norms.square(), max_grad_norm)
     sums: dict[nn.Parameter, torch.Tensor] = {}
-    weights = factors.to(flat.dtype)[:, None, None]
-    for layer, g in zip(layers, output_gradients, strict=True):
-        g = _zero_non_finite(g.reshape(size, draws, -1), factors) * weights
-        a = _zero_non_finite(tape.inputs[layer].reshape(size, draws, -1), factors)
+    weights = _weights(factors, gradients)
+    for layer, (g, a) in pairs.items():
+        g = _zero_non_finite(g, factors) * weights[g.dtype][:, None, None]
+        a = _zero_non_finite(a, factors)
         g, a = g.flatten(0, 1), a.flatten(0, 1)
         sums[layer.weight] = g.T @ a
         if layer.bias is not None:
@@ -148,6 +174,15 @@ def choose_engine(model: nn.Module) -> str:
     return "linear" if not is_shared and {id(p) for p in model.parameters()} == set(owned) else "vmap"
 
 
+def _require_full_precision(model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        if p.dtype not in FULL:
+            raise PrivacyError(
+                f"parameter {name} is {p.dtype}; expected float32, since its released gradient would be rounded to "
+                "that. To save time, open torch.autocast around the model's own forward pass instead"
+            )
+
+
 def clipped_gradient_sum(
     model: nn.Module,
     batch: PrivateBatch,
@@ -159,9 +194,14 @@ def clipped_gradient_sum(
     """Sum over the batch of per-example gradients clipped to max_grad_norm: (num_parameters,) float64.
 
     max_physical_batch_size bounds examples x draws in memory and changes nothing else. An empty batch gives zeros.
+    Raises PrivacyError for a model whose parameters are held in less than float32.
 
-    Guarantee: adding or removing one example moves the result by at most max_grad_norm in L2 norm (to rounding).
+    Guarantee: adding or removing one example moves the result by at most max_grad_norm in L2 norm (to the rounding of
+    float32), whatever autocast, TF32 or other settings of precision are on. They reach the model's own forward and
+    backward pass alone. There an example's gradient must be a function of that example; where kernels round otherwise
+    in another micro-batch, it is one to the model's own precision only.
     """
+    _require_full_precision(model)
     run = ENGINES[engine or choose_engine(model)]
     total = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64, device=batch.x_t.device)
     part = max(1, max_physical_batch_size // max(1, batch.timestep.shape[1]))

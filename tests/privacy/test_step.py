@@ -88,6 +88,20 @@ def test_the_released_sum_lies_on_the_public_grid():
     assert np.allclose(values, np.round(values), atol=1e-6, rtol=0)
 
 
+def test_the_release_is_float64_and_the_same_whatever_precision_is_asked_for():
+    plan, total = make_plan(), torch.linspace(-0.5, 0.5, 1001, dtype=torch.float64)
+    expected = one_step(plan).release(total.clone(), SingleProcess())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            released = one_step(plan).release(total.clone(), SingleProcess())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert released.dtype == torch.float64
+    assert torch.equal(released, expected)
+
+
 def test_a_step_is_released_once():
     step, zeros = one_step(make_plan()), torch.zeros(5, dtype=torch.float64)
     step.release(zeros.clone(), SingleProcess())
