@@ -46,8 +46,8 @@ def known_limits(*, max_grad_norm: float, is_private: bool) -> list[dict[str, st
             "clipped gradients are added in floating point, so with contrived data one record may move the sum by "
             "rounding errors more than the clip",
             "norms and sums over micro-batches and workers are float64, sums inside a micro-batch full float32 even "
-            "under autocast or TF32; a model that itself runs in less rounds to that, and kernels may round otherwise in "
-            "another micro-batch",
+            "under autocast or TF32; a model that itself runs in less rounds to that, and kernels may round otherwise "
+            "in another micro-batch",
         ),
         (
             NEGLIGIBLE,
