@@ -114,7 +114,7 @@ def build_base(keys: np.ndarray, settings: IndexSettings, *, num_shards: int, nu
             shard_of[block] = cluster_shards(keys[block], clusters, space="cosine")
     rows = [np.flatnonzero(shard_of == s) for s in np.unique(shard_of)]
     shards = [_build_shard(keys[mine], mine, settings, num_threads) for mine in rows]
-    centroids = [fit_shard_centroids(shard.index.keys, space="cosine", seed=settings.seed) for shard in shards]
+    centroids = [fit_shard_centroids(shard.keys, space="cosine", seed=settings.seed) for shard in shards]
     return Base(shards, Router(centroids, space="cosine"))
 
 

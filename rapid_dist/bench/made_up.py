@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from rapid_dist.artifacts.storage import Store
 from rapid_dist.diffusion.autoencoder import build_autoencoder
 from rapid_dist.diffusion.denoisers import build_denoiser
 from rapid_dist.diffusion.schedule import make_alphas_cumprod
+from rapid_dist.metrics.steps import PrivateStepMeter
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
+from rapid_dist.training.collective import Collective
 from rapid_dist.training.private_batch import PrivatePartition
+from rapid_dist.training.private_loop import PrivateAttempt
+from rapid_dist.training.private_run import Book, open_attempt, train_attempt
+from rapid_dist.training.state import CheckpointFolder
+
+JOB = "bench"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +44,46 @@ class MadeUp:
             label=p.label[mine],
             surrogate=None if p.surrogate is None else p.surrogate[mine],
         )
+
+    def train(
+        self,
+        spec: RunSpec,
+        plan: PrivacyPlan,
+        *,
+        ledger: Book,
+        workers: Collective,
+        folder: Store,
+        steps: int,
+        checkpoint_every: int,
+        meter: PrivateStepMeter,
+        statement_fn: Callable[[], str] = str,
+    ) -> PrivateAttempt:
+        """Trains a copy of the model as one attempt of private training, on this worker's part of the records."""
+        attempt = open_attempt(
+            plan,
+            ledger=ledger,
+            job=JOB,
+            debug_fixed_key=spec.privacy.debug_fixed_key,
+            statement_fn=statement_fn,
+            collective=workers,
+        )
+        train_attempt(
+            copy.deepcopy(self.model),
+            self.part(workers.rank, workers.world_size),
+            plan=plan,
+            attempt=attempt,
+            training=replace(spec.training, steps=steps, checkpoint_every=checkpoint_every),
+            schedule=spec.schedule,
+            alphas_cumprod=self.alphas_cumprod,
+            num_conditions=spec.data.num_classes,
+            collective=workers,
+            checkpoints=CheckpointFolder(folder),
+            max_physical_batch_size=spec.runtime.max_physical_batch_size,
+            device="cpu",
+            watch=lambda state: lambda step: None,
+            meter=meter,
+        )
+        return attempt
 
 
 def make_up(spec: RunSpec) -> MadeUp:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from rapid_dist.artifacts.storage import Store
-from rapid_dist.bench.made_up import make_up
-from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.bench.made_up import MadeUp, make_up
+from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.steps import PrivateStepMeter
+from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
-from rapid_dist.privacy.step import PrivateStep
 from rapid_dist.specs import RunSpec
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_batch import make_private_batch
-from rapid_dist.training.state import TrainState
 
 LIMIT = 0.05
 PRIVACY_PARTS = ("inclusion", "noise", "ledger")
-OTHER_PARTS = ("batch", "clipped sum", "update")
+OTHER_PARTS = ("data", "gradient", "update", "checkpoint")
+ONCE_A_BLOCK = ("checkpoint", "ledger")
+_BLOCKS = 10
 # What jobs/specs/mnist-letters.yaml says of a step of private training.
 MNIST_SETTINGS = """
 data: {private: none, public: none, num_classes: 10}
@@ -53,7 +53,7 @@ training:
 class PrivacyOverhead:
     """Medians over the measured steps. wall_ms, cpu_ms: part -> milliseconds a step; cpu_ms is of all threads.
 
-    The ledger's share is that of one charge over the steps it pays for (ledger_block_ms over steps_a_block).
+    A charge (ledger_block_ms) and a checkpoint count as one in steps_a_block steps.
     overhead_ratio: inclusion, noise and ledger over the whole step, in wall time; cpu_overhead_ratio in CPU time.
     """
 
@@ -74,27 +74,26 @@ class PrivacyOverhead:
     noise_multiplicity: int
 
 
-@dataclass
-class _Clock:
-    """Wall and CPU seconds of each part, one value each time it ran."""
+class _Clock(PrivateStepMeter):
+    """The meter of private training, which keeps wall and CPU seconds of each time that a phase ran."""
 
-    wall: dict[str, list[float]] = field(default_factory=dict)
-    cpu: dict[str, list[float]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        super().__init__(Recorder(), planned_steps=0, expected_batch_size=0)
+        self.runs: dict[str, list[tuple[float, float]]] = {}
 
     @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
         wall, cpu = time.perf_counter(), time.process_time()
         yield
-        self.cpu.setdefault(name, []).append(time.process_time() - cpu)
-        self.wall.setdefault(name, []).append(time.perf_counter() - wall)
+        self.runs.setdefault(name, []).append((time.perf_counter() - wall, time.process_time() - cpu))
 
 
 def measure_privacy_overhead(spec: RunSpec, *, num_steps: int = 20, num_threads: int | None = None) -> PrivacyOverhead:
-    """Runs num_steps real private steps of one worker on random latents of the spec's shapes, and times each part.
+    """Trains one worker for num_steps steps on random latents of the spec's shapes, and times each part.
 
-    Steps and charges alternate as in training, only in shorter turns: there is one charge of a whole block of
-    training.checkpoint_every steps, of which a few are taken, and so on. The ledger is a folder on this disk.
-    One step before them is not counted.
+    The loop is that of private training, with short blocks, so that checkpoints are measured more than once. Charges of
+    whole blocks and inclusion are timed after it. The first of each part is not counted. The ledger is a folder on this
+    disk.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
@@ -106,77 +105,49 @@ def measure_privacy_overhead(spec: RunSpec, *, num_steps: int = 20, num_threads:
 
 
 def _measure(spec: RunSpec, folder: Store, num_steps: int) -> PrivacyOverhead:
-    plan = build_plan(spec)
-    fixed = spec.privacy.debug_fixed_key
-    key = RunKey.fresh() if fixed is None else RunKey.fixed_for_debugging(fixed)
-    ledger = open_ledger(folder, **plan.ledger_terms())
-    attempt = ledger.begin_attempt(plan.to_plain())
-    worker, clock = _Worker(spec), _Clock()
-
+    plan, made, clock = build_plan(spec), make_up(spec), _Clock()
+    steps = min(num_steps + 1, plan.steps)
+    attempt = made.train(
+        spec,
+        plan,
+        ledger=open_ledger(folder.child("ledger"), **plan.ledger_terms()),
+        workers=SingleProcess(),
+        folder=folder.child("checkpoints"),
+        steps=steps,
+        checkpoint_every=max(1, steps // _BLOCKS),
+        meter=clock,
+    )
     block = min(spec.training.checkpoint_every, plan.steps)
-    num_blocks = min(num_steps, plan.steps // block)
-    for index in range(num_blocks):
-        with clock.part("ledger"):
-            paid = ledger.charge_up_to(plan.training_charge(1), block, attempt=attempt, first_step=index * block)
-        steps = plan.private_steps(key, paid)
-        if index == 0 and block > 1:
-            worker.take_step(next(steps), _Clock())
-        wanted = num_steps * (index + 1) // num_blocks - num_steps * index // num_blocks
-        for step in itertools.islice(steps, wanted):
-            worker.take_step(step, clock)
-    return _summarise(clock, spec, plan, worker, block)
-
-
-class _Worker:
-    """One worker that holds all records, as random latents."""
-
-    def __init__(self, spec: RunSpec):
-        self._spec, made = spec, make_up(spec)
-        self.partition, self._alphas_cumprod = made.partition, made.alphas_cumprod
-        self.state = TrainState(
-            made.model, learning_rate=spec.training.learning_rate, ema_decay=spec.training.ema_decay
-        )
-        self.parameters = list(made.model.parameters())
-
-    def take_step(self, step: PrivateStep, clock: _Clock) -> None:
-        """One step of training, as the training loop takes it."""
-        spec = self._spec
-        with clock.part("inclusion"):
-            included = step.included(self.partition.example_id)
-        with clock.part("batch"):
-            batch = make_private_batch(
-                self.partition,
-                included,
-                step=step.number,
-                training=spec.training,
-                schedule=spec.schedule,
-                alphas_cumprod=self._alphas_cumprod,
-                num_conditions=spec.data.num_classes,
-                device="cpu",
+    clock.runs["ledger"] = []  # a charge of few steps is counted sooner than one of training
+    ledger = open_ledger(folder.child("charges"), **plan.ledger_terms())
+    number = ledger.begin_attempt(plan.to_plain())
+    for first in range(0, min(_BLOCKS, plan.steps // block) * block, block):
+        with clock.phase("ledger"):
+            ledger.charge_up_to(plan.training_charge(1), block, attempt=number, first_step=first)
+    for step in range(steps):
+        with clock.phase("inclusion"):
+            draw_inclusion(
+                attempt.key,
+                attempt=attempt.number,
+                step=step,
+                example_ids=made.partition.example_id,
+                sample_rate=plan.sample_rate,
             )
-        with clock.part("clipped sum"):
-            total = step.clipped_sum(
-                self.state.model, batch, max_physical_batch_size=spec.runtime.max_physical_batch_size
-            )
-        with clock.part("noise"):
-            gradient = step.release(total, SingleProcess())
-        with clock.part("update"):
-            start = 0
-            for p in self.parameters:
-                p.grad = gradient[start : start + p.numel()].reshape(p.shape).to(p.dtype)
-                start += p.numel()
-            self.state.apply()
+    return _summarise(clock, spec, plan, made, block)
 
 
-def _summarise(clock: _Clock, spec: RunSpec, plan: PrivacyPlan, worker: _Worker, block: int) -> PrivacyOverhead:
-    def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
-        values = {name: 1000 * statistics.median(seconds[name]) for name in (*PRIVACY_PARTS, *OTHER_PARTS)}
-        return {**values, "ledger": values["ledger"] / block}
+def _summarise(clock: _Clock, spec: RunSpec, plan: PrivacyPlan, made: MadeUp, block: int) -> PrivacyOverhead:
+    counted = {name: np.array(runs[1:] or runs) for name, runs in clock.runs.items()}
+
+    def medians(column: int) -> dict[str, float]:
+        values = {name: 1000 * float(np.median(counted[name][:, column])) for name in (*PRIVACY_PARTS, *OTHER_PARTS)}
+        values["data"] -= values["inclusion"]  # which the loop counts as data
+        return {name: value / (block if name in ONCE_A_BLOCK else 1) for name, value in values.items()}
 
     def ratio(values: dict[str, float]) -> float:
         return sum(values[name] for name in PRIVACY_PARTS) / sum(values.values())
 
-    wall, cpu = medians(clock.wall), medians(clock.cpu)
+    wall, cpu = medians(0), medians(1)
     return PrivacyOverhead(
         wall_ms=wall,
         cpu_ms=cpu,
@@ -185,12 +156,12 @@ def _summarise(clock: _Clock, spec: RunSpec, plan: PrivacyPlan, worker: _Worker,
         cpu_overhead_ratio=ratio(cpu),
         is_within_limit=ratio(wall) <= LIMIT,
         limit=LIMIT,
-        ledger_block_ms=1000 * statistics.median(clock.wall["ledger"]),
+        ledger_block_ms=wall["ledger"] * block,
         steps_a_block=block,
-        measured_steps=len(clock.wall["noise"]),
+        measured_steps=len(counted["noise"]),
         num_threads=torch.get_num_threads(),
-        num_parameters=sum(p.numel() for p in worker.parameters),
-        num_records=len(worker.partition),
+        num_parameters=sum(p.numel() for p in made.model.parameters()),
+        num_records=len(made.partition),
         expected_batch_size=plan.expected_batch_size,
         noise_multiplicity=spec.training.noise_multiplicity,
     )

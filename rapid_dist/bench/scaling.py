@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rapid_dist.bench.made_up import MadeUp, make_up
-from rapid_dist.bench.scaling_projection import (
-    LEFT_OUT,
-    SUMS_A_STEP,
-    Link,
-    Projected,
-    link_of,
-    project_scaling,
-    scaling_lines,
-)
+from rapid_dist.bench.made_up import JOB, MadeUp, make_up
+from rapid_dist.bench.privacy_overhead import ONCE_A_BLOCK
 from rapid_dist.errors import SpecError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.buffer import Buffer
 from rapid_dist.metrics.recorder import Recorder
-from rapid_dist.metrics.steps import PrivateStepMeter, StepMeter, TimedCollective
+from rapid_dist.metrics.steps import PrivateStepMeter, StepMeter
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import RunSpec
 from rapid_dist.training.collective import Collective, SingleProcess
-from rapid_dist.training.private_run import open_attempt, train_attempt
-from rapid_dist.training.state import CheckpointFolder
 
-JOB, LOOP = "bench-scaling", "bench"
+LOOP = "bench"
 PARTS = ("data", "gradient", "all_reduce", "noise", "update", "checkpoint", "ledger")
-ONCE_A_BLOCK = ("checkpoint", "ledger")
-_SUMS = 20
 
 
 class MadeUpMeter(PrivateStepMeter):
@@ -70,7 +57,7 @@ class ScalingSettings:
 
 
 def scaling_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What each of two workers does: its turns, then bare sums over both. Rank 0 answers with seconds.
+    """What each of two workers does: its turns. Rank 0 answers with seconds.
 
     arguments: spec, plan, settings, ledger, out, say. While rank 0 trains alone, rank 1 waits in a sum.
     """
@@ -87,37 +74,23 @@ def scaling_worker(collective: Collective, arguments: dict[str, Any]) -> dict[st
                 seconds[world_size] += [parts] if turn else []
             collective.sum(torch.zeros(1))
     count = sum(p.numel() for p in made.model.parameters())
-    empty, full = (_seconds_a_sum(collective, torch.zeros(size, dtype=torch.float64)) for size in (1, count))
-    return {"seconds": seconds, "num_parameters": count, "empty_seconds": empty, "full_seconds": full}
+    return {"seconds": seconds, "num_parameters": count}
 
 
 def _turn(made: MadeUp, workers: Collective, arguments: dict[str, Any], name: str, steps: int) -> dict[str, float]:
     """Seconds that rank 0's meter counted in each phase over the steps of one turn."""
     spec, plan, book = arguments["spec"], arguments["plan"], arguments["ledger"]
-    attempt = open_attempt(
+    shown = Buffer()
+    made.train(
+        spec,
         plan,
         ledger=book,
-        job=JOB,
-        debug_fixed_key=spec.privacy.debug_fixed_key,
-        statement_fn=lambda: book.statement_line(plan, job=JOB),
-        collective=workers,
-    )
-    shown = Buffer()
-    train_attempt(
-        copy.deepcopy(made.model),
-        made.part(workers.rank, workers.world_size),
-        plan=plan,
-        attempt=attempt,
-        training=replace(spec.training, steps=steps, checkpoint_every=steps),
-        schedule=spec.schedule,
-        alphas_cumprod=made.alphas_cumprod,
-        num_conditions=spec.data.num_classes,
-        collective=workers,
-        checkpoints=CheckpointFolder(arguments["out"].child(name)),
-        max_physical_batch_size=spec.runtime.max_physical_batch_size,
-        device="cpu",
-        watch=lambda state: lambda step: None,
+        workers=workers,
+        folder=arguments["out"].child(name),
+        steps=steps,
+        checkpoint_every=steps,
         meter=MadeUpMeter(Recorder(shown)),
+        statement_fn=lambda: book.statement_line(plan, job=JOB),
     )
     return _phases(shown)
 
@@ -128,18 +101,6 @@ def _phases(shown: Buffer) -> dict[str, float]:
         for name, labels, values in shown.take()
         if name == catalog.PUBLIC_PHASE_SECONDS.name
     }
-
-
-def _seconds_a_sum(collective: Collective, tensor: torch.Tensor) -> float:
-    """Median over single sums of a tensor over the workers, each of which begins as soon as all made the last."""
-    shown, taken = Buffer(), []
-    meter = MadeUpMeter(Recorder(shown))
-    timed = TimedCollective(collective, meter)
-    for _ in range(_SUMS):
-        timed.sum(tensor)
-        meter.step_done(0)
-        taken.append(_phases(shown)["all_reduce"])
-    return statistics.median(taken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +116,6 @@ class Scaling:
     step_two: float
     efficiencies: list[float]
     efficiency: float
-    link: Link
-    gradient_bytes: int
-    projected: list[Projected]
     settings: ScalingSettings
     checkpoint_every: int
     num_records: int
@@ -179,8 +137,6 @@ def summarise_scaling(
     parts_one, parts_two = ({p: statistics.median(t[p] for t in turns) for p in PARTS} for turns in (one, two))
     step_one, step_two = (statistics.median(sum(t.values()) for t in turns) for turns in (one, two))
     ratios = [sum(a.values()) / (2 * sum(b.values())) for a, b in zip(one, two, strict=True)]
-    num_bytes = 8 * answer["num_parameters"]
-    link = link_of(empty_seconds=answer["empty_seconds"], full_seconds=answer["full_seconds"], num_bytes=num_bytes)
     return Scaling(
         parts_one=parts_one,
         parts_two=parts_two,
@@ -188,15 +144,6 @@ def summarise_scaling(
         step_two=step_two,
         efficiencies=ratios,
         efficiency=statistics.median(ratios),
-        link=link,
-        gradient_bytes=num_bytes,
-        projected=project_scaling(
-            parts_one,
-            expected_batch_size=plan.expected_batch_size,
-            sample_rate=plan.sample_rate,
-            gradient_bytes=num_bytes,
-            link=link,
-        ),
         settings=settings,
         checkpoint_every=every,
         num_records=spec.privacy.nominal_size,
@@ -207,7 +154,7 @@ def summarise_scaling(
 
 
 def table_lines(result: Scaling) -> list[str]:
-    """Returns the result as two tables: measured, and projected."""
+    """Returns the result as a table."""
     r = result
     lines = [
         f"{r.num_parameters:,} parameters, {r.num_records:,} records, global batch {r.expected_batch_size:,.0f} x "
@@ -225,10 +172,4 @@ def table_lines(result: Scaling) -> list[str]:
         f"efficiency t1 / (2 t2) = {r.efficiency:.1%}, rounds {', '.join(f'{e:.1%}' for e in r.efficiencies)}",
         f"times are rank 0's; all_reduce has the wait for the other worker in it; a charge and a checkpoint count as 1 "
         f"in {r.checkpoint_every} steps",
-        "",
-        f"projected from the parts on 1 worker; {SUMS_A_STEP} ring sums a step of {r.gradient_bytes / 1e6:.1f} MB at "
-        f"{r.link.bytes_per_second / 1e6:,.0f} MB/s and {1e6 * r.link.latency_seconds:,.0f} us a hop, as measured "
-        "between the two workers",
-        *scaling_lines(r.projected),
-        LEFT_OUT,
     ]

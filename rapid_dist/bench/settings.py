@@ -31,8 +31,7 @@ class BenchSettings:
 
     keys: of the largest base; dim: d; sizes: numbers of keys to measure at, ascending, the last is keys;
     gaussian_keys: size of the i.i.d. Gaussian worst case, 0 leaves it out; shards and num_probes: layouts of the
-    base; num_queries: a batch; num_neighbors: k; rounds: turns of each contender; num_threads: of the builds;
-    project_keys: also calculate the cost of so many trajectories on project_cores cores, 0 does not.
+    base; num_queries: a batch; num_neighbors: k; rounds: turns of each contender; num_threads: of the builds.
     Raises SpecError when something is out of range or does not fit.
     """
 
@@ -46,17 +45,14 @@ class BenchSettings:
     num_neighbors: int = 10
     rounds: int = 5
     num_threads: int = 1
-    project_keys: int = 0
-    project_cores: int = 1000
     index: IndexSettings = IndexSettings()
 
     def __post_init__(self) -> None:
-        for name in ("keys", "dim", "num_queries", "num_neighbors", "rounds", "num_threads", "project_cores"):
+        for name in ("keys", "dim", "num_queries", "num_neighbors", "rounds", "num_threads"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("gaussian_keys", "project_keys"):
-            if getattr(self, name) < 0:
-                raise SpecError(f"{name} is {getattr(self, name)}; expected 0 (none) or above")
+        if self.gaussian_keys < 0:
+            raise SpecError(f"gaussian_keys is {self.gaussian_keys}; expected 0 (none) or above")
         if self.dim < 2:
             raise SpecError(f"dim is {self.dim}; expected at least 2")
         if self.sizes and (sorted(set(self.sizes)) != list(self.sizes) or self.sizes[-1] != self.keys):

@@ -39,10 +39,6 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--ef-construction", type=int, default=100, show_default=True, help="Candidates kept while building.")
 @click.option("--ef-search", type=int, default=100, show_default=True, help="Candidates kept while searching.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Addresses the keys and the queries.")
-@click.option(
-    "--project", "project_keys", type=int, default=0, metavar="N", help="Also calculate the cost of N trajectories."
-)
-@click.option("--project-cores", type=int, default=1000, show_default=True, help="Cores of that calculation.")
 @json_option
 @translated
 def kb(as_json: bool, **options: Any) -> None:

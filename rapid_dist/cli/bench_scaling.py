@@ -1,4 +1,4 @@
-"""The command that measures what a second worker of private training brings, and projects many."""
+"""The command that measures what a second worker of private training brings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rapid_dist.cli.edge import json_option, translated
 def scaling(
     spec_path: str | None, overrides: tuple[str, ...], rounds: int, steps: int, work: str | None, as_json: bool
 ) -> None:
-    """Measure private training on 2 workers against 1, one thread each, and project it to 64 workers.
+    """Measure private training on 2 workers against 1, one thread each.
 
     Real steps on made-up records of the spec's sizes, the same global batch, turn by turn in one worker group. The
     parts of a step are those of the project's own metrics.

@@ -11,7 +11,7 @@ from rapid_dist.bench.keys import CLUSTERED, GAUSSIAN, draw_keys
 from rapid_dist.bench.rows import BASE, BRUTE_FORCE, FAISS_HNSW, FAISS_IVF, HEADER, PLAIN, Row, best_base
 from rapid_dist.bench.run import run_kb_bench
 from rapid_dist.bench.settings import BenchSettings, IndexSettings
-from rapid_dist.bench.summary import measured_shard, probes_needed, summarize, summary_lines
+from rapid_dist.bench.summary import summarize, summary_lines
 from rapid_dist.retrieval.exact import search_exact
 
 SETTINGS = BenchSettings(
@@ -23,7 +23,6 @@ SETTINGS = BenchSettings(
     num_probes=(1, 5),
     num_queries=80,
     rounds=2,
-    project_keys=10**9,
     index=IndexSettings(M=4, ef_construction=20, ef_search=12),
 )
 
@@ -98,14 +97,13 @@ def test_summary_is_the_best_layout_of_the_largest_base(rows):
     assert plain["rate_over_plain_hnswlib"] == best.over_plain
     assert (plain["keys"], plain["layout"]) == (1500, best.layout)
     assert len(plain["rows"]) == len(rows)
-    assert plain["projection"]["num_keys"] == 10**9
     assert plain["settings"]["index"]["ef_search"] == 12
 
 
 def test_lines_name_the_worst_case_and_fit_the_header(rows):
     assert any("worst case" in row.line() for row in rows)
     assert {len(row.line()) for row in rows} == {len(HEADER)}
-    assert "1,000,000,000 trajectories" in "\n".join(summary_lines(rows, SETTINGS))
+    assert summary_lines(rows, SETTINGS)[0].startswith("1,500 clustered keys of 16 dims, best layout: ")
 
 
 def a_row(**change):
@@ -120,20 +118,3 @@ def test_the_best_layout_is_the_fastest_that_finds_enough_and_else_the_one_that_
     )
     assert best_base([fast, good, slow], data=CLUSTERED, keys=100) is good
     assert best_base([fast, a_row(over_plain=5, recall_at_1=0.97)], data=CLUSTERED, keys=100) is fast
-
-
-def test_constants_come_from_the_largest_single_shard_else_from_searches_of_the_best_layout():
-    single = a_row(num_shards=1, num_probes=1, keys=50, memory_bytes=100, disk_bytes=2000)
-    shard = measured_shard([single, a_row()], SETTINGS)
-    assert (shard.keys, shard.query_rate, shard.memory_bytes_per_key, shard.disk_bytes_per_key) == (50, 50, 40, 40)
-    shard = measured_shard([a_row(keys=1500)], SETTINGS)
-    assert (shard.keys, shard.query_rate, shard.memory_bytes_per_key) == (375, 100, 2)
-
-
-def test_probes_needed_are_the_fewest_that_find_enough_with_the_most_shards():
-    def row(num_shards, num_probes, recall):
-        return a_row(keys=1500, num_shards=num_shards, num_probes=num_probes, recall_at_1=recall)
-
-    rows = [row(1, 1, 1.0), row(16, 16, 1.0), row(16, 8, 0.995), row(16, 4, 0.98)]
-    assert probes_needed(rows, SETTINGS) == 8
-    assert probes_needed([row(16, 16, 0.98), row(16, 8, 0.9)], SETTINGS) == 16

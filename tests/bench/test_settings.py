@@ -37,8 +37,6 @@ def test_sizes_that_are_asked_for_are_taken():
         ({"sizes": (1000,)}, "sizes"),
         ({"gaussian_keys": -1}, "gaussian_keys"),
         ({"gaussian_keys": 10}, "10 keys"),
-        ({"project_keys": -1}, "project_keys"),
-        ({"project_cores": 0}, "project_cores"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(change, said):

@@ -23,17 +23,15 @@ def test_json_is_the_last_line_and_progress_is_on_stderr(call):
     plain = json.loads(result.stdout.splitlines()[-1])
     assert {"recall_at_1", "recall_at_10", "speedup_over_brute_force", "rate_over_plain_hnswlib"} <= plain.keys()
     assert len(plain["rows"]) == 5
-    assert plain["projection"] is None
     assert "plain hnswlib" in result.stderr
     assert len(result.stdout.splitlines()) == 1
 
 
-def test_the_table_has_the_settings_and_the_calculation_below_it(call):
-    lines = call(*SMALL, "--project", 10**9).stdout.splitlines()
+def test_the_table_has_the_settings_below_it(call):
+    lines = call(*SMALL).stdout.splitlines()
     assert lines[0].split()[:3] == ["data", "keys", "method"]
     assert sum(line.startswith("clustered") for line in lines) == 5
     assert any(line.startswith("M 16, ef_construction 100, ef_search 100") for line in lines)
-    assert any(line.startswith("1,000,000,000 trajectories on 1,000 cores") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +43,6 @@ def test_the_table_has_the_settings_and_the_calculation_below_it(call):
         (("--shards", "0"), "shards"),
         (("--ef-search", 0), "ef_search is 0"),
         (("--threads", 0), "num_threads is 0"),
-        (("--project", -5), "project_keys is -5"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line_before_anything_is_drawn(refused, arguments, said):

@@ -12,10 +12,8 @@ from tests.bench.test_privacy_overhead import TINY
 
 
 @pytest.mark.slow
-def test_two_workers_take_their_turns_and_the_link_between_them_is_measured(ray_cluster):
+def test_two_workers_take_their_turns(ray_cluster):
     spec = parse_spec(MNIST_SETTINGS, overrides=(*TINY, "training.steps=20"))
     result = run_scaling(spec, ScalingSettings(rounds=2, steps=2))
     assert len(result.efficiencies) == 2
     assert result.parts_two["all_reduce"] > 0
-    assert result.link.latency_seconds > 0
-    assert result.projected[1].all_reduce_seconds > 0
