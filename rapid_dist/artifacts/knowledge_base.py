@@ -141,11 +141,11 @@ def trajectory_files(manifest: Manifest) -> dict[int, list[FileEntry]]:
 def open_shard(store: Store, files: ShardFiles, *, space: str, ef_search: int, with_index: bool = True) -> OpenShard:
     """One shard in this process, checked against its digests; ef_search is given, since hnswlib does not save it."""
     columns = read_table(store, files.rows)
-    keys = columns.pop("key")
+    keys, ids = columns.pop("key"), columns["trajectory_id"]
     hnsw = None
     if with_index:
         data = read_file(store, files.index, remedy=REMEDY)
-        hnsw = HnswShard.from_bytes(data, dim=keys.shape[1], space=space, ef_search=ef_search)
+        hnsw = HnswShard.from_bytes(data, keys=keys, trajectory_ids=ids, space=space, ef_search=ef_search)
     return OpenShard(keys=keys, index=hnsw, **columns)
 
 

@@ -18,7 +18,7 @@ SPACES = ("l2", "cosine", "ip")
 
 _QUERIES_PER_BLOCK = 256
 _KEYS_PER_BLOCK = 8192
-_FLOATS_PER_PAIR_BLOCK = 1 << 15  # One float64 block stays in a core's cache.
+_FLOATS_PER_BLOCK = 1 << 15  # One float64 block stays in a core's cache.
 _SMALLEST_NORM = 1e-30
 
 
@@ -73,10 +73,11 @@ def prepare_vectors(vectors: np.ndarray, *, space: str, name: str, dim: int | No
     if space != "cosine":
         return vectors
     unit = np.empty_like(vectors)
-    for first in range(0, len(vectors), _KEYS_PER_BLOCK):  # Whole, the float64 copies would be six times the keys.
-        wide = vectors[first : first + _KEYS_PER_BLOCK].astype(np.float64)
+    step = max(1, _FLOATS_PER_BLOCK // vectors.shape[1])
+    for first in range(0, len(vectors), step):
+        wide = vectors[first : first + step].astype(np.float64)
         norm = np.sqrt((wide * wide).sum(axis=-1, keepdims=True))
-        unit[first : first + _KEYS_PER_BLOCK] = wide / np.maximum(norm, _SMALLEST_NORM)
+        unit[first : first + step] = wide / np.maximum(norm, _SMALLEST_NORM)
     return unit
 
 
@@ -100,7 +101,7 @@ def pair_distances(
     queries: (q, d) and keys: (n, d) float32 from prepare_vectors; query, key: (p,) int.
     """
     distance = np.empty(len(query), dtype=np.float32)
-    step = max(1, _FLOATS_PER_PAIR_BLOCK // queries.shape[1])
+    step = max(1, _FLOATS_PER_BLOCK // queries.shape[1])
     for p0 in range(0, len(query), step):
         part = slice(p0, p0 + step)
         a, b = queries.take(query[part], axis=0), keys.take(key[part], axis=0)

@@ -1,7 +1,7 @@
 """One HNSW index over a part of the knowledge base, with the distances of exact search.
 
 hnswlib finds the candidates; the distances of those that may be returned are computed again by
-exact.pair_distances from the vectors the index stores, so results of several shards, or of an index and an exact
+exact.pair_distances from the keys beside the index, so results of several shards, or of an index and an exact
 search, compare bit by bit. Cosine is stored as ip over unit vectors, which is how hnswlib itself does it.
 """
 
@@ -16,8 +16,7 @@ import hnswlib
 import numpy as np
 
 from rapid_dist.errors import ArtifactError, InputError, SpecError, StorageError
-from rapid_dist.retrieval.exact import check_ids, pair_distances, prepare_vectors, search_exact
-from rapid_dist.retrieval.hnsw_file import stored_rows
+from rapid_dist.retrieval.exact import SPACES, check_ids, pair_distances, prepare_vectors, search_exact
 from rapid_dist.retrieval.merge import NO_TRAJECTORY, Neighbors, first_neighbors, no_neighbors
 
 # Asked for beyond k, so that float32 rounding inside hnswlib does not decide ties at the k-th place.
@@ -39,7 +38,7 @@ class HnswShard:
     def __init__(
         self, index: hnswlib.Index, keys: np.ndarray, trajectory_ids: np.ndarray, *, space: str, ef_search: int
     ):
-        """keys: (n, d) float32 as the index stores them, rows by ascending id; trajectory_ids: (n,) int64."""
+        """keys: (n, d) float32, rows by ascending id; trajectory_ids: (n,) int64. Both are kept, not copied."""
         self._index = index
         self._keys = keys
         self._ids = trajectory_ids
@@ -57,11 +56,6 @@ class HnswShard:
     def file_bytes(self) -> int:
         """Length of to_bytes."""
         return self._index.index_file_size() + len(self._header()) + len(_MAGIC) + _DIGEST_BYTES
-
-    @property
-    def keys(self) -> np.ndarray:
-        """(n, d) float32 as the index stores them, in the order of trajectory_ids; not a copy, so do not write."""
-        return self._keys
 
     @property
     def trajectory_ids(self) -> np.ndarray:
@@ -88,16 +82,15 @@ class HnswShard:
                 distance=np.concatenate([n.distance for n in alone]),
             )
         if candidates is None:
-            # Stored keys and queries are prepared already; cosine over them would round a second time.
-            space = _stored_space(self.space)
-            return search_exact(self._keys, self._ids, prepared, num_neighbors=num_neighbors, space=space)
+            return search_exact(self._keys, self._ids, queries, num_neighbors=num_neighbors, space=self.space)
         labels, approximate = candidates
         query, place = np.nonzero(_may_be_nearest(approximate, num_neighbors, dim=self.dim, space=self.space))
         trajectory_id = np.full(labels.shape, NO_TRAJECTORY, np.int64)
         trajectory_id[query, place] = labels[query, place]
         distance = np.full(labels.shape, np.inf, np.float32)
-        key = np.searchsorted(self._ids, trajectory_id[query, place])
-        distance[query, place] = pair_distances(prepared, self._keys, query, key, space=self.space)
+        rows, key = np.unique(np.searchsorted(self._ids, trajectory_id[query, place]), return_inverse=True)
+        keys = prepare_vectors(self._keys[rows], space=self.space, name="keys")
+        distance[query, place] = pair_distances(prepared, keys, query, key, space=self.space)
         return first_neighbors(trajectory_id, distance, num_neighbors)
 
     def to_bytes(self) -> bytes:
@@ -112,12 +105,16 @@ class HnswShard:
         return b"".join([_MAGIC, digest.digest(), header, payload])
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, dim: int, space: str, ef_search: int) -> HnswShard:
+    def from_bytes(
+        cls, data: bytes, *, keys: np.ndarray, trajectory_ids: np.ndarray, space: str, ef_search: int
+    ) -> HnswShard:
         """Returns the shard that to_bytes wrote; ef_search is given again because hnswlib does not save it.
 
         The digest is checked first: hnswlib follows the links of a damaged file outside its memory.
-        Raises ArtifactError for damaged bytes or another dim or space, StorageError without temporary space.
+        keys, trajectory_ids: what the shard was built from, rows by ascending id.
+        Raises ArtifactError for damaged bytes or another dim, space or ids, StorageError without temporary space.
         """
+        dim = keys.shape[1]
         start = len(_MAGIC) + _DIGEST_BYTES
         digest, body = data[len(_MAGIC) : start], memoryview(data)[start:]
         if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
@@ -138,8 +135,9 @@ class HnswShard:
             raise StorageError(f"no temporary file for the index: {error.strerror}; check TMPDIR") from error
         except RuntimeError as error:
             raise ArtifactError(f"hnswlib cannot read the index shard: {error}; build it again") from error
-        ids, keys = stored_rows(payload, dim=dim)
-        return cls(index, keys, ids, space=space, ef_search=ef_search)
+        if not np.array_equal(np.sort(index.get_ids_list()), trajectory_ids):
+            raise ArtifactError("an index shard and the rows beside it differ in ids; build the shard again")
+        return cls(index, keys, trajectory_ids, space=space, ef_search=ef_search)
 
     def _header(self) -> bytes:
         header = {"space": self.space, "dim": self.dim, "count": len(self)}
@@ -187,18 +185,22 @@ def build_shard(
         raise SpecError(f"M is {M}; expected at least 2")
     if seed < 0:
         raise SpecError(f"seed is {seed}; expected 0 or above")
-    keys = prepare_vectors(keys, space=space, name="keys")
+    if space not in SPACES:
+        raise SpecError(f"space is {space!r}; expected one of {', '.join(SPACES)}")
+    keys = prepare_vectors(keys, space="ip", name="keys")
     ids = check_ids(trajectory_ids, num_keys=len(keys))
     num_distinct = len(np.unique(ids))
     if num_distinct != len(ids) or num_distinct == 0:
         raise InputError(f"got {len(ids)} keys with {num_distinct} ids; expected some, each with its own id")
-    order = np.argsort(ids)
+    if (np.diff(ids) < 0).any():
+        order = np.argsort(ids)
+        keys, ids = keys[order], ids[order]
     index = hnswlib.Index(space=_stored_space(space), dim=keys.shape[1])
     index.init_index(max_elements=len(ids), M=M, ef_construction=ef_construction, random_seed=seed)
-    keys, ids = keys[order], ids[order]
     for first in range(0, len(ids), _KEYS_PER_ADD):
         block = slice(first, first + _KEYS_PER_ADD)
-        index.add_items(keys[block], ids[block], num_threads=num_threads)
+        stored = prepare_vectors(keys[block], space=space, name="keys")
+        index.add_items(stored, ids[block], num_threads=num_threads)
     return HnswShard(index, keys, ids, space=space, ef_search=ef_construction)
 
 

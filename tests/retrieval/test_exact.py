@@ -82,7 +82,7 @@ def test_block_sizes_change_no_bit(monkeypatch, space, offset):
     for keys_per_block, queries_per_block, floats in [(7, 2, 1), (1, 11, 100), (64, 1, 1 << 20)]:
         monkeypatch.setattr(exact, "_KEYS_PER_BLOCK", keys_per_block)
         monkeypatch.setattr(exact, "_QUERIES_PER_BLOCK", queries_per_block)
-        monkeypatch.setattr(exact, "_FLOATS_PER_PAIR_BLOCK", floats)
+        monkeypatch.setattr(exact, "_FLOATS_PER_BLOCK", floats)
         blocked = search_exact(keys, np.arange(200), queries, num_neighbors=5, space=space)
         np.testing.assert_array_equal(blocked.trajectory_id, whole.trajectory_id)
         assert blocked.distance.tobytes() == whole.distance.tobytes()

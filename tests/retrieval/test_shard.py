@@ -8,6 +8,7 @@ from rapid_dist.retrieval.merge import recall_at
 from rapid_dist.retrieval.shard import HnswShard, build_shard
 
 SETTINGS = {"M": 16, "ef_construction": 100, "seed": 7}
+EIGHT = {"keys": np.eye(8, dtype="f4"), "trajectory_ids": np.arange(8)}
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,11 @@ def clustered():
     centres = 3 * rng.normal(size=(20, 16))
     keys, queries = (centres[rng.integers(0, 20, n)] + rng.normal(size=(n, 16)) for n in (2000, 100))
     return keys.astype("f4"), rng.permutation(5000)[:2000], queries.astype("f4")
+
+
+def sorted_rows(keys, ids):
+    order = np.argsort(ids)
+    return {"keys": keys[order], "trajectory_ids": ids[order]}
 
 
 def same(a, b):
@@ -64,7 +70,7 @@ def test_one_thread_builds_the_same_bytes_whatever_the_row_order(clustered):
 def test_bytes_keep_answers_and_bytes(clustered, space):
     keys, ids, queries = (part[:300] for part in clustered)
     shard = build_shard(keys, ids, space=space, **SETTINGS)
-    opened = HnswShard.from_bytes(shard.to_bytes(), dim=16, space=space, ef_search=100)
+    opened = HnswShard.from_bytes(shard.to_bytes(), **sorted_rows(keys, ids), space=space, ef_search=100)
     assert opened.ef_search == 100
     assert opened.to_bytes() == shard.to_bytes()
     assert same(opened.query(queries, 5), shard.query(queries, 5))
@@ -76,8 +82,9 @@ def test_ef_search_given_on_opening_is_used(clustered):
     keys, ids, queries = clustered
     data = build_shard(keys, ids, space="l2", M=4, ef_construction=20, seed=0).to_bytes()
     truth = search_exact(keys, ids, queries, num_neighbors=1, space="l2")
+    rows = sorted_rows(keys, ids)
     recall = {
-        ef: recall_at(HnswShard.from_bytes(data, dim=16, space="l2", ef_search=ef).query(queries, 1), truth, 1)
+        ef: recall_at(HnswShard.from_bytes(data, **rows, space="l2", ef_search=ef).query(queries, 1), truth, 1)
         for ef in (1, 500)
     }
     assert recall[500] > recall[1]
@@ -95,14 +102,21 @@ def test_damaged_bytes_are_refused():
     flipped[-5] ^= 1
     for damaged in (b"", data[:10], data[:40], data[:-1], data + b"\0", bytes(flipped), b"x" * len(data)):
         with pytest.raises(ArtifactError, match="not a whole index shard"):
-            HnswShard.from_bytes(damaged, dim=8, space="l2", ef_search=10)
+            HnswShard.from_bytes(damaged, **EIGHT, space="l2", ef_search=10)
 
 
-@pytest.mark.parametrize("change", [{"dim": 7}, {"space": "ip"}])
+@pytest.mark.parametrize("change", [{"keys": np.eye(8, 7)}, {"space": "ip"}])
 def test_another_dim_or_space_is_refused(change):
     data = build_shard(np.eye(8), np.arange(8), space="cosine", **SETTINGS).to_bytes()
     with pytest.raises(ArtifactError, match="expected"):
-        HnswShard.from_bytes(data, **({"dim": 8, "space": "cosine", "ef_search": 10} | change))
+        HnswShard.from_bytes(data, **({**EIGHT, "space": "cosine", "ef_search": 10} | change))
+
+
+@pytest.mark.parametrize("ids", [np.arange(1, 9), np.arange(7), np.arange(8)[::-1]])
+def test_rows_of_other_ids_or_not_by_ascending_id_are_refused(ids):
+    data = build_shard(np.eye(8), np.arange(8), space="l2", **SETTINGS).to_bytes()
+    with pytest.raises(ArtifactError, match="differ in ids"):
+        HnswShard.from_bytes(data, keys=np.eye(len(ids), 8), trajectory_ids=ids, space="l2", ef_search=10)
 
 
 def test_more_neighbours_than_keys_gives_padding():
@@ -160,14 +174,16 @@ def test_few_distances_are_computed_again_where_they_cannot_decide(clustered, sp
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_keys_are_those_that_hnswlib_stores_by_ascending_id_built_or_opened(clustered, space):
+def test_the_index_stores_prepared_keys_and_the_shard_keeps_no_copy_of_the_rows(clustered, space):
     keys, ids, _ = (part[:50] for part in clustered)
-    built = build_shard(keys, ids, space=space, **SETTINGS)
-    opened = HnswShard.from_bytes(built.to_bytes(), dim=16, space=space, ef_search=10)
+    rows = sorted_rows(keys, ids)
+    built = build_shard(**rows, space=space, **SETTINGS)
+    opened = HnswShard.from_bytes(built.to_bytes(), **rows, space=space, ef_search=10)
     assert built.file_bytes == len(built.to_bytes())
     for shard in (built, opened):
         stored = shard._index.get_items(np.sort(ids), return_type="numpy").astype("f4")
-        assert shard.keys.tobytes() == stored.tobytes()
+        assert stored.tobytes() == prepare_vectors(rows["keys"], space=space, name="keys").tobytes()
+        assert np.shares_memory(shard._keys, rows["keys"])
         assert np.array_equal(shard.trajectory_ids, np.sort(ids))
 
 
