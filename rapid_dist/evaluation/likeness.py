@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from rapid_dist.errors import InputError
 from rapid_dist.evaluation.features import FeatureExtractor
@@ -31,17 +28,6 @@ class LikenessResult:
     feature_digest: str
     num_real: int
     num_synthetic: int
-
-
-class _FeaturesAsImages(torch.nn.Module):
-    """Lets torchmetrics take features where it expects images."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features
 
 
 def measure_likeness(
@@ -71,20 +57,19 @@ def measure_likeness(
 def frechet_distance(real_features: np.ndarray, synthetic_features: np.ndarray) -> float:
     """Returns |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), the FID on any features (Heusel et al. 2017).
 
-    Computed by torchmetrics in float64. Both sets are first moved by the real mean, which changes nothing in
-    exact arithmetic and keeps the covariances exact when the mean is large. Below zero only by rounding: clipped to 0.
+    The trace of the root is the sum of the roots of the eigenvalues of S1 S2, all in float64. Below zero only by
+    rounding: clipped to 0.
 
     real_features: (N, d), synthetic_features: (M, d) floats, N, M >= 2. Cost: d^3.
     Raises InputError for other shapes or non-finite values.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     _check_pair(real_features, synthetic_features)
-    centre = real_features.mean(axis=0, dtype=np.float64)
-    metric = FrechetInceptionDistance(feature=_FeaturesAsImages(real_features.shape[1]))
-    metric.update(torch.from_numpy(real_features - centre), real=True)
-    metric.update(torch.from_numpy(synthetic_features - centre), real=False)
-    return max(0.0, float(metric.compute()))
+    real, synthetic = (np.asarray(x, dtype=np.float64) for x in (real_features, synthetic_features))
+    real_cov, synthetic_cov = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, synthetic))
+    gap = real.mean(axis=0) - synthetic.mean(axis=0)
+    # Rounding may leave eigenvalues a little below 0 or off the real line.
+    root = np.sqrt(np.linalg.eigvals(real_cov @ synthetic_cov).astype(np.complex128)).real.sum()
+    return max(0.0, float(gap @ gap + np.trace(real_cov) + np.trace(synthetic_cov) - 2 * root))
 
 
 def precision_recall_density_coverage(
@@ -93,22 +78,36 @@ def precision_recall_density_coverage(
     """Returns precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     All four depend on the counts, so both sets are cut by seed to one size: the smaller one, at most max_examples.
-    Memory: about three max_examples^2 float32 matrices.
+    An example's ball reaches to its nearest_k-th nearest neighbour in its own set. Precision: synthetic examples in the
+    ball of a real one. Recall: real examples in the ball of a synthetic one. Density: balls of real examples that a
+    synthetic one is in, over nearest_k. Coverage: balls of real examples with a synthetic one in them.
+    Memory: about two max_examples^2 matrices of floats.
 
     real: (N, d), synthetic: (M, d) float features.
     Raises InputError when fewer than nearest_k + 2 examples are left.
     """
-    from prdc import compute_prdc
+    from sklearn.metrics import pairwise_distances
+    from sklearn.neighbors import NearestNeighbors
 
     _check_pair(real, synthetic)
     count = min(len(real), len(synthetic), max_examples)
     if nearest_k < 1 or count < nearest_k + 2:
         raise InputError(f"{count} examples a side and nearest_k={nearest_k}; expected at least nearest_k + 2")
     rng = np.random.default_rng(seed)
-    chosen = [x[rng.choice(len(x), count, replace=False)] for x in (real, synthetic)]
-    with contextlib.redirect_stdout(io.StringIO()):  # the package prints its counts
-        shares = compute_prdc(*chosen, nearest_k=nearest_k)
-    return {name: float(shares[name]) for name in ("precision", "recall", "density", "coverage")}
+    real, synthetic = (x[rng.choice(len(x), count, replace=False)] for x in (real, synthetic))
+    real_radius, synthetic_radius = (
+        NearestNeighbors(n_neighbors=nearest_k, algorithm="brute").fit(x).kneighbors()[0][:, -1]
+        for x in (real, synthetic)
+    )
+    distance = pairwise_distances(real, synthetic)
+    is_in_real = distance < real_radius[:, None]
+    shares = {
+        "precision": is_in_real.any(axis=0).mean(),
+        "recall": (distance < synthetic_radius).any(axis=1).mean(),
+        "density": is_in_real.sum(axis=0).mean() / nearest_k,
+        "coverage": is_in_real.any(axis=1).mean(),
+    }
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _check_pair(real: np.ndarray, synthetic: np.ndarray) -> None:
