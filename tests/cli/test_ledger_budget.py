@@ -65,4 +65,4 @@ def test_a_run_that_would_exceed_the_budget_of_its_dataset_is_refused_before_any
 def test_show_lists_each_job_and_the_whole(call, finished_run):
     shown = json.loads(call("ledger", "show", finished_run.private.uri, "--json").stdout.splitlines()[-1])
     (job,) = shown["jobs"].values()
-    assert job == {"spent_epsilon": shown["spent_epsilon"], "attempts": 1}
+    assert job == {"spent_epsilon": shown["spent_epsilon"], "attempts": 1, "not_private_reasons": []}

@@ -61,6 +61,7 @@ def test_a_public_study_reads_no_private_record(proxy):
     _, out, answer = proxy
     assert not out.exists(layout.PRIVATE_IMAGES)
     assert answer["statement"]["epsilon"] == 0
+    assert all("pretend to be private" in s["words"] for s in statements_of_trials(out))
 
 
 def test_its_table_holds_every_trial_with_its_settings_and_score(proxy):
@@ -148,6 +149,25 @@ def test_compose_states_the_composition_of_all_trials(composed):
     assert sorted(row["epsilon"] for row in answer["trials"]) == pytest.approx(sorted(alone))
 
 
+def statements_of_trials(work: Store) -> list[dict]:
+    """The statements that finished trials carry, in the order of their names."""
+    manifests = [
+        read_manifest(work.child(f"trials/{name}/train")) for name in json.loads(work.read_bytes("trials/names.json"))
+    ]
+    return [manifest.facts["statement"] for manifest in manifests if manifest is not None]
+
+
+def test_a_trial_that_composes_states_what_its_study_had_cost_until_then(composed):
+    _, out, answer, _ = composed
+    study = json.loads(out.read_bytes("study.json"))["study"]
+    stated = statements_of_trials(out)
+    assert stated
+    for statement in stated:
+        assert statement["counted"] == f"study {study!r}"
+        assert statement["epsilon"] <= answer["statement"]["epsilon"]
+    assert parse_spec(out.read_bytes("best.yaml").decode()).privacy.study == study
+
+
 def test_every_noisy_score_of_a_rung_is_paid_for(composed):
     _, out, answer, _ = composed
     ledger = read_ledger(out.child(f"{layout.PRIVATE_IMAGES}/{layout.LEDGER}"))
@@ -198,6 +218,10 @@ def test_repeat_select_pays_once_and_shows_the_winner_alone(composed, study_of, 
     assert seen.of(catalog.SPENT_EPSILON)[-1] == pytest.approx(charge.bound[0])
     assert answer["statement"]["epsilon"] == pytest.approx(charge.bound[0])
     assert charge.bound[0] <= study.run.privacy.target_epsilon
+    # What trials state stays with them; only the winner's copy carries the promise, and it is the study's.
+    assert all("only the winner may leave" in s["words"] for s in statements_of_trials(out.child("private")))
+    best = read_manifest(out.child("best/train"))
+    assert (best.not_private_reasons, best.facts["statement"]) == ([], answer["statement"])
     seen = {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()}
     assert seen == {
         "images", "private", "best", "best.yaml", "statement.json", "study.html", "study.json", "study.yaml"
@@ -218,6 +242,9 @@ def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(compose
     assert isinstance(charge, SubsetCharge)
     subset = out.child("images/subset")
     assert read_ledger(subset.child(layout.LEDGER)).spent_epsilon() <= 6.0
+    stated = statements_of_trials(out)
+    assert max(s["attempts"] for s in stated) == 2
+    assert max(s["epsilon"] for s in stated) <= 6.0
     members = sum(f.rows for f in read_manifest(subset).files)
     everyone = sum(f.rows for f in read_manifest(out.child(layout.PRIVATE_IMAGES)).files)
     assert 0.3 * everyone < members < 0.7 * everyone
