@@ -24,7 +24,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A local Ray with two logical CPUs, started once; sessions opened within it join it."""
-    from rapid_dist.distributed.session import ray_session
+    from rapid_dist.runtime.session import ray_session
     from rapid_dist.specs import RuntimeSpec
 
     with ray_session(RuntimeSpec(num_cpus=2)):
@@ -49,9 +49,9 @@ def spec_file(tiny_sources, tmp_path):
 @pytest.fixture(scope="session")
 def finished_run(ray_cluster, tiny_sources, tmp_path_factory):
     """A tiny run with every stage done on two workers, and what its stages answered. Read it, do not change it."""
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.pipeline import Run
+    from rapid_dist.run import Run
     from rapid_dist.specs import load_spec
+    from rapid_dist.storage.store import Store
 
     folder = tmp_path_factory.mktemp("finished")
     run = Run(load_spec(str(write_spec(folder / "spec.yaml", tiny_settings(tiny_sources)))), Store(folder / "out"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rapid_dist import layout, pipeline
-from rapid_dist.artifacts.manifest import read_manifest
-from rapid_dist.artifacts.stage import StageFolder
-from rapid_dist.artifacts.storage import Store
+from rapid_dist import layout
+from rapid_dist import run as pipeline
 from rapid_dist.errors import InputError, StorageError
-from rapid_dist.pipeline import Run
+from rapid_dist.run import Run
 from rapid_dist.specs import parse_spec
+from rapid_dist.storage.manifest import read_manifest
+from rapid_dist.storage.stage import StageFolder
+from rapid_dist.storage.store import Store
 from tests.tiny import TinySources, tiny_settings, write_spec
 from tests.wall_times import times_in_files
 

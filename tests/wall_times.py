@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.storage.store import Store
 
 _TIME = re.compile(r"(^|_)seconds($|_)")
 

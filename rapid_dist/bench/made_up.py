@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.diffusion.autoencoder import build_autoencoder
-from rapid_dist.diffusion.denoisers import build_denoiser
-from rapid_dist.diffusion.schedule import make_alphas_cumprod
+from rapid_dist.diffusion.process import make_alphas_cumprod
 from rapid_dist.metrics.steps import PrivateStepMeter
+from rapid_dist.models.autoencoder import build_autoencoder
+from rapid_dist.models.denoisers import build_denoiser
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
+from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import Collective
-from rapid_dist.training.private_batch import PrivatePartition
-from rapid_dist.training.private_loop import PrivateAttempt
-from rapid_dist.training.private_run import Book, open_attempt, train_attempt
+from rapid_dist.training.private import Book, PrivateAttempt, open_attempt, train_attempt
+from rapid_dist.training.private_data import PrivatePartition
 from rapid_dist.training.state import CheckpointFolder
 
 JOB = "bench"

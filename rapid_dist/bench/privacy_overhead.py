@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.bench.made_up import MadeUp, make_up
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter
@@ -19,6 +18,7 @@ from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.specs import RunSpec
+from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import SingleProcess
 
 LIMIT = 0.05

@@ -13,8 +13,7 @@ from rapid_dist.bench.made_up import JOB, MadeUp, make_up
 from rapid_dist.bench.privacy_overhead import ONCE_A_BLOCK
 from rapid_dist.errors import SpecError
 from rapid_dist.metrics import catalog
-from rapid_dist.metrics.buffer import Buffer
-from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.metrics.recorder import Buffer, Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter, StepMeter
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import RunSpec

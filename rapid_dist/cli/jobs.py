@@ -22,9 +22,9 @@ def job(*stages: str) -> click.Command:
     @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting.")
     @translated
     def command(spec_path: str, out: str, overrides: tuple[str, ...]) -> None:
-        from rapid_dist.artifacts.storage import Store
-        from rapid_dist.pipeline import Run
+        from rapid_dist.run import Run
         from rapid_dist.specs import load_spec
+        from rapid_dist.storage.store import Store
 
         run = Run(load_spec(spec_path, overrides=overrides), Store(out))
         results = [vars(result) for result in run.run_stages(stages)]

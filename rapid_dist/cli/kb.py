@@ -24,9 +24,9 @@ def _run_options(fn: Callable[..., None]) -> Callable[..., None]:
 
 
 def _open_run(spec_path: str, out: str, overrides: tuple[str, ...]) -> Any:
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.pipeline import Run
+    from rapid_dist.run import Run
     from rapid_dist.specs import load_spec
+    from rapid_dist.storage.store import Store
 
     run = Run(load_spec(spec_path, overrides=overrides), Store(out))
     run.save_spec()
@@ -36,9 +36,9 @@ def _open_run(spec_path: str, out: str, overrides: tuple[str, ...]) -> Any:
 def _open_base(uri: str) -> tuple[Any, Any]:
     """The store and newest version of a base, given its folder or its run's."""
     from rapid_dist import layout
-    from rapid_dist.artifacts.knowledge_base import BUILD
-    from rapid_dist.artifacts.manifest import MANIFEST, open_artifact
-    from rapid_dist.artifacts.storage import Store
+    from rapid_dist.knowledge_base.files import BUILD
+    from rapid_dist.storage.manifest import MANIFEST, open_artifact
+    from rapid_dist.storage.store import Store
 
     store = Store(uri)
     inside = store.child(layout.KNOWLEDGE_BASE)
@@ -47,8 +47,7 @@ def _open_base(uri: str) -> tuple[Any, Any]:
 
 
 def _print_base(store: Any, manifest: Any, as_json: bool) -> None:
-    from rapid_dist.artifacts.kb_verify import base_stats
-    from rapid_dist.artifacts.kb_versions import read_versions
+    from rapid_dist.knowledge_base.versions import base_stats, read_versions
 
     stats = base_stats(store, manifest, read_versions(store))
     if as_json:
@@ -96,9 +95,9 @@ def append(spec_path: str, out: str, overrides: tuple[str, ...], images: str, as
 
     The base gets a new version. A model trained with an earlier one must be trained again in another --out folder.
     """
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.distributed.kb.build import run_append
-    from rapid_dist.distributed.session import ray_session
+    from rapid_dist.runtime.session import ray_session
+    from rapid_dist.stages.knowledge_base import run_append
+    from rapid_dist.storage.store import Store
 
     run, base = _base_to_change(spec_path, out, overrides)
     with ray_session(run.spec.runtime):
@@ -116,9 +115,9 @@ def compact(
     spec_path: str, out: str, overrides: tuple[str, ...], max_rows: int | None, drop_old: bool, as_json: bool
 ) -> None:
     """Merge small shards into bigger ones; earlier versions stay until --drop-old."""
-    from rapid_dist.artifacts.kb_versions import drop_old_versions
-    from rapid_dist.distributed.kb.build import run_compact
-    from rapid_dist.distributed.session import ray_session
+    from rapid_dist.knowledge_base.versions import drop_old_versions
+    from rapid_dist.runtime.session import ray_session
+    from rapid_dist.stages.knowledge_base import run_compact
 
     run, base = _base_to_change(spec_path, out, overrides)
     with ray_session(run.spec.runtime):
@@ -161,9 +160,8 @@ def verify(uri: str, as_json: bool) -> None:
 
     Damaged files are named, with exit code 2, and noted: the next build makes only those anew.
     """
-    from rapid_dist.artifacts.kb_damage import verify_files
-    from rapid_dist.artifacts.kb_verify import measure_base
     from rapid_dist.errors import ArtifactError
+    from rapid_dist.knowledge_base.versions import measure_base, verify_files
 
     store, manifest = _open_base(uri)
     damaged = verify_files(store, manifest)
@@ -198,11 +196,11 @@ def query(image: str, uri: str, png: str, num_neighbors: int, images: tuple[str,
     private, so are the picture and what is printed.
     """
     from rapid_dist import layout
-    from rapid_dist.artifacts.storage import Store
     from rapid_dist.errors import ArtifactError, InputError
-    from rapid_dist.evaluation.neighbors import query_image
-    from rapid_dist.pipeline import Run
+    from rapid_dist.knowledge_base.picture import query_image
+    from rapid_dist.run import Run
     from rapid_dist.specs import parse_spec
+    from rapid_dist.storage.store import Store
 
     folder = Store(uri)
     if not folder.exists(layout.SPEC):

@@ -34,9 +34,9 @@ def _stage_command(name: str, help_text: str) -> click.Command:
     @json_option
     @translated
     def command(spec_path: str, out: str, overrides: tuple[str, ...], as_json: bool) -> None:
-        from rapid_dist.artifacts.storage import Store
-        from rapid_dist.pipeline import Run
+        from rapid_dist.run import Run
         from rapid_dist.specs import load_spec
+        from rapid_dist.storage.store import Store
 
         run = Run(load_spec(spec_path, overrides=overrides), Store(out))
         _print_results(run.run_stages((name,)), run.out.uri, as_json)
@@ -90,10 +90,10 @@ def ingest(
     images the shape is stated (--image-size and --num-channels, or --drop-equal-to a public dataset of that shape), and
     so are the names of class folders and text labels (--class-names): nothing about one image is read off the others.
     """
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.distributed.ingest import run_ingest
-    from rapid_dist.distributed.session import ray_session
+    from rapid_dist.runtime.session import ray_session
     from rapid_dist.specs import RuntimeSpec
+    from rapid_dist.stages.ingest import run_ingest
+    from rapid_dist.storage.store import Store
 
     store = Store(out)
     with ray_session(RuntimeSpec()):
@@ -127,9 +127,9 @@ def ingest(
 @translated
 def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run every stage of SPEC into one folder; the same line again resumes or skips."""
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.pipeline import Run, check_sources
+    from rapid_dist.run import Run, check_sources
     from rapid_dist.specs import load_spec
+    from rapid_dist.storage.store import Store
 
     spec = load_spec(spec_path, overrides=overrides)
     if dry_run:
@@ -149,9 +149,8 @@ def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_
 @translated
 def demo(out: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run everything on embedded data: handwritten digits are private, rendered fonts public. No download."""
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.demo import demo_spec
-    from rapid_dist.pipeline import Run
+    from rapid_dist.run import Run, demo_spec
+    from rapid_dist.storage.store import Store
 
     whole = Run(demo_spec(Store(out), overrides), Store(out))
     results = whole.run_stages()
@@ -177,7 +176,7 @@ def _print_plan(spec: Any, as_json: bool) -> None:
 
 def _print_report(whole: Any, results: list[Any], as_json: bool) -> None:
     from rapid_dist import layout
-    from rapid_dist.evaluation.summary import summary_lines
+    from rapid_dist.evaluation.wording import summary_lines
 
     report = whole.report()
     folder = whole.store(layout.EVALUATION)

@@ -32,8 +32,8 @@ def tune(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as
 
 
 def _print_plan(spec_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    from rapid_dist.specs.tuning import load_study
-    from rapid_dist.tuning.costs import expected_cost
+    from rapid_dist.specs.study import load_study
+    from rapid_dist.tune.costs import expected_cost
 
     study = load_study(spec_path, overrides=overrides)
     cost = expected_cost(study)
@@ -48,9 +48,9 @@ def _print_plan(spec_path: str, overrides: tuple[str, ...], as_json: bool) -> No
 
 def run_tune(spec_path: str, out: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """What the command and the Ray job do."""
-    from rapid_dist.artifacts.storage import Store
-    from rapid_dist.distributed.tuning.run import run_study
-    from rapid_dist.specs.tuning import load_study
+    from rapid_dist.specs.study import load_study
+    from rapid_dist.storage.store import Store
+    from rapid_dist.tune.run import run_study
 
     answer = run_study(load_study(spec_path, overrides=overrides), Store(out))
     if as_json:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rapid_dist.diffusion.forward import estimate_x0
+from rapid_dist.diffusion.process import estimate_x0
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

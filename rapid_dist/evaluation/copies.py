@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.inputs import check_images
-from rapid_dist.evaluation.intervals import wilson_interval
+from rapid_dist.evaluation.classifier import check_images, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,19 @@ from functools import partial
 
 import numpy as np
 
-from rapid_dist.artifacts.images import ImageTable
 from rapid_dist.evaluation.classifier import AccuracyResult, accuracy_of, train_classifier
 from rapid_dist.evaluation.copies import CopyCheckResult, check_copies
-from rapid_dist.evaluation.features import FeatureExtractor, classifier_features, inception_features
-from rapid_dist.evaluation.likeness import LikenessResult, measure_likeness
+from rapid_dist.evaluation.likeness import (
+    FeatureExtractor,
+    LikenessResult,
+    classifier_features,
+    inception_features,
+    measure_likeness,
+)
 from rapid_dist.evaluation.pictures import image_grid
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import EvaluationSpec
+from rapid_dist.storage.tables import ImageTable
 from rapid_dist.telemetry import headed
 
 NO_TEST = "no held-out images were given (data.test)"

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.inputs import check_images
+from rapid_dist.evaluation.classifier import check_images
 
 _GAP = 2
 _MARGIN = 8

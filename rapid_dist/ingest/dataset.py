@@ -6,6 +6,7 @@ from what was stated, its shape is stated or that of a public dataset, and it al
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,17 +14,67 @@ from typing import Any
 
 import numpy as np
 
-from rapid_dist.artifacts.images import INGEST, ImageTable, iterate_images, write_images
-from rapid_dist.artifacts.manifest import FileEntry, Manifest, open_artifact
-from rapid_dist.artifacts.parts import FinishedParts
-from rapid_dist.artifacts.stage import StageFolder
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, PrivacyError, RapidDistError, SpecError
-from rapid_dist.ingest.decode import decode_unit, mixed_shapes_error
-from rapid_dist.ingest.dedupe import drop_equal, pixel_digests, sorted_digests
+from rapid_dist.ingest.decode import DecodedUnit, decode_unit, mixed_shapes_error
 from rapid_dist.ingest.provenance import refuse_source_inside
 from rapid_dist.ingest.sources import Source, SourceUnit, discover
+from rapid_dist.seeding import content_digests
+from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact
+from rapid_dist.storage.stage import FinishedParts, StageFolder
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import INGEST, ImageTable, iterate_images, write_images
 from rapid_dist.telemetry import headed, say
+
+
+def pixel_digests(image: np.ndarray) -> np.ndarray:
+    """128-bit BLAKE2b of each image's shape and pixels (RFC 7693).
+
+    image: (N, C, H, W) uint8. Returns (N, 2) uint64.
+    """
+    if image.dtype != np.uint8 or image.ndim != 4:
+        raise TypeError(f"got {image.dtype} of shape {image.shape}; expected (N, C, H, W) uint8")
+    return content_digests(image)
+
+
+def sorted_digests(digests: np.ndarray) -> np.ndarray:
+    """The distinct digests in the order that drop_equal searches; sort once, then use for every unit.
+
+    digests: (M, 2) uint64. Returns (K, 2) uint64, K <= M.
+    """
+    return np.unique(_as_keys(digests)).view(np.uint64).reshape(-1, 2)
+
+
+def drop_equal(decoded: DecodedUnit, public_digests: np.ndarray) -> tuple[DecodedUnit, int]:
+    """The unit without the records whose pixels equal a public image, and how many those were.
+
+    public_digests: (M, 2) uint64 from pixel_digests over the public images, decoded with the same settings;
+    already in the order of sorted_digests it is not sorted again.
+
+    Guarantee: only private records are dropped, and whether a record is depends on that record and on
+    public data alone. Adding or removing one private record so changes the result by that record at most,
+    and neighbouring data sets stay neighbours. The count is private: it must not be logged or published.
+    """
+    public = _as_keys(public_digests)
+    if not np.all(public[:-1] <= public[1:]):
+        public = np.sort(public)
+    private = _as_keys(pixel_digests(decoded.image))
+    place = np.searchsorted(public, private)
+    is_public = np.zeros(len(private), bool)
+    is_inside = place < len(public)
+    is_public[is_inside] = public[place[is_inside]] == private[is_inside]
+    kept = dataclasses.replace(
+        decoded,
+        example_id=decoded.example_id[~is_public],
+        image=decoded.image[~is_public],
+        label=decoded.label[~is_public],
+    )
+    return kept, int(is_public.sum())
+
+
+def _as_keys(digests: np.ndarray) -> np.ndarray:
+    """(M, 2) uint64 as (M,) 16-byte strings, which numpy orders and searches whole."""
+    return np.ascontiguousarray(digests).view("S16").reshape(-1)
+
 
 Shape = tuple[int, int, int]
 

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 
 from rapid_dist.errors import InputError, SpecError
-from rapid_dist.ingest.folder_source import read_folder_unit
-from rapid_dist.ingest.npz_source import read_npz_unit
-from rapid_dist.ingest.parquet_source import read_parquet_unit
+from rapid_dist.ingest.folder import read_folder_unit
+from rapid_dist.ingest.npz import read_npz_unit
+from rapid_dist.ingest.parquet import read_parquet_unit
 from rapid_dist.ingest.pixels import CorruptImageError, to_pixels
 from rapid_dist.ingest.units import SourceUnit
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.storage.store import Store
 
 NUM_TEST = 500
 _SPLIT_SEED = 0

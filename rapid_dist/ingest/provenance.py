@@ -8,11 +8,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 
-from rapid_dist.artifacts.manifest import MANIFEST
-from rapid_dist.artifacts.stage import BEGUN
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.artifacts.tables import OWN_METADATA
 from rapid_dist.errors import InputError, PrivacyError, RapidDistError
+from rapid_dist.storage.manifest import MANIFEST
+from rapid_dist.storage.stage import BEGUN
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import OWN_METADATA
 
 _MARKS = {MANIFEST: {"stage", "privacy_class", "schema_version"}, BEGUN: {"stage", "spec", "inputs"}}
 

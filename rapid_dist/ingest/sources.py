@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError
-from rapid_dist.ingest.files import is_file, list_folders
-from rapid_dist.ingest.folder_source import list_class_units, list_flat_units, list_images
-from rapid_dist.ingest.labels import check_class_names, unstated_classes
-from rapid_dist.ingest.npz_source import list_npz_units
-from rapid_dist.ingest.parquet_source import list_parquet_units
+from rapid_dist.ingest.folder import list_class_units, list_flat_units, list_images
+from rapid_dist.ingest.npz import list_npz_units
+from rapid_dist.ingest.parquet import list_parquet_units
 from rapid_dist.ingest.provenance import refuse_artefact
-from rapid_dist.ingest.units import Source, SourceUnit, number_units
+from rapid_dist.ingest.units import (
+    Source,
+    SourceUnit,
+    check_class_names,
+    is_file,
+    list_folders,
+    number_units,
+    unstated_classes,
+)
+from rapid_dist.storage.store import Store
 
 __all__ = ["Source", "SourceUnit", "discover"]
 

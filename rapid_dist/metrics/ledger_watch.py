@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, PrivacyError, StorageError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.recorder import Recorder
+from rapid_dist.storage.store import Store
 
 LOOK_EVERY_SECONDS = 5.0
 

@@ -10,20 +10,149 @@ A charge known by a bound only has no second accountant: PLD composes its bound,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import dp_accounting
-from dp_accounting import rdp
+from dp_accounting import NeighboringRelation, rdp
+from dp_accounting.pld.common import DifferentialPrivacyParameters
+from dp_accounting.pld.privacy_loss_distribution import (
+    PrivacyLossDistribution,
+    from_gaussian_mechanism,
+    from_privacy_parameters,
+    identity,
+)
 
 from rapid_dist.errors import PrivacyError, SpecError
-from rapid_dist.privacy.charges import AnyCharge, Charge, merge_charges, split_charges
-from rapid_dist.privacy.events import ChargeKey, charge_key, event_of, quiet_absl
-from rapid_dist.privacy.loss_grid import bound_in_relation, epsilon_of_one_bound, epsilon_on_grid
-from rapid_dist.privacy.prv import epsilon_prv
+from rapid_dist.privacy.charges import (
+    AnyCharge,
+    Charge,
+    ChargeKey,
+    charge_key,
+    event_of,
+    merge_charges,
+    quiet_absl,
+    split_charges,
+)
+
+
+def bound_in_relation(bound: tuple[float, float], *, is_replace_one: bool) -> tuple[float, float]:
+    """A bound proved for adding or removing one record, in the relation asked for.
+
+    To replace is to remove and to add: (2 epsilon, (1 + e^epsilon) delta), by group privacy.
+    """
+    epsilon, delta = bound
+    if not is_replace_one:
+        return bound
+    return 2 * epsilon, min(1.0, (1 + math.exp(min(epsilon, 700.0))) * delta)
+
+
+def epsilon_of_one_bound(epsilon: float, bound_delta: float, delta: float) -> float:
+    """Epsilon at delta of one charge that is (epsilon, bound_delta)-private, exactly.
+
+    The pair that dominates all such mechanisms has infinite loss with probability d, loss e with (1 - d) / (1 + e^-e)
+    and -e else (Kairouz, Oh and Viswanath 2015): at x in [0, e] its delta is d + (1 - d)(1 - e^(x - e)) / (1 + e^-e).
+    """
+    if bound_delta > delta:
+        return math.inf
+    share = (delta - bound_delta) * (1 + math.exp(-epsilon)) / (1 - bound_delta)
+    return max(0.0, epsilon + math.log1p(-share)) if share < 1 else 0.0
+
+
+def epsilon_on_grid(
+    gaussians: Iterable[tuple[str, float, float, int]],
+    bounds: Iterable[tuple[float, float]],
+    delta: float,
+    *,
+    interval: float,
+    relation: NeighboringRelation,
+) -> float:
+    """Epsilon at delta of all together; every loss is rounded up to a multiple of interval.
+
+    gaussians: (mechanism, sample_rate, noise_multiplier, num_steps). bounds: (epsilon, delta), each the dominating pair
+    of epsilon_of_one_bound. Guarantee: an upper bound, infinite when the deltas of the bounds already exceed delta.
+    """
+    total = identity(value_discretization_interval=interval)
+    for mechanism, sample_rate, noise_multiplier, num_steps in gaussians:
+        loss = _LOSSES[mechanism](sample_rate, noise_multiplier, num_steps, interval, relation)
+        total = total.compose(loss)
+    for parameters in bounds:
+        total = total.compose(from_privacy_parameters(DifferentialPrivacyParameters(*parameters), interval))
+    return float(total.get_epsilon_for_delta(delta))
+
+
+def _gaussian(
+    _: float, noise_multiplier: float, num_steps: int, interval: float, relation: NeighboringRelation
+) -> PrivacyLossDistribution:
+    """n Gaussian mechanisms are one with 1 / sqrt(n) of the noise."""
+    return from_gaussian_mechanism(
+        noise_multiplier / math.sqrt(num_steps), value_discretization_interval=interval, neighboring_relation=relation
+    )
+
+
+def _poisson_gaussian(
+    sample_rate: float, noise_multiplier: float, num_steps: int, interval: float, relation: NeighboringRelation
+) -> PrivacyLossDistribution:
+    return from_gaussian_mechanism(
+        noise_multiplier,
+        value_discretization_interval=interval,
+        sampling_prob=sample_rate,
+        neighboring_relation=relation,
+    ).self_compose(num_steps)
+
+
+# A mechanism missing here is a KeyError, not a free release.
+_LOSSES = {"gaussian": _gaussian, "poisson_gaussian": _poisson_gaussian}
+
+PRV_EPSILON_ERROR = 0.01
+_MAX_PRV_POINTS = 2**25
+
+
+def epsilon_prv(
+    mechanisms: Sequence[tuple[float, float, int]],
+    delta: float,
+    *,
+    epsilon_rdp_fn: Callable[[float], float],
+) -> tuple[float | None, str | None]:
+    """The upper end of PRV's interval of half-width 0.01, or None and the reason.
+
+    mechanisms: (sample_rate, noise_multiplier, num_steps), at least one. epsilon_rdp_fn bounds their epsilon at a
+    delta, which says how wide the grid must be.
+    """
+    delta_error = delta / 1000
+    num_steps = sum(n for *_, n in mechanisms)
+    mesh = PRV_EPSILON_ERROR / math.sqrt(num_steps * math.log(12 / delta_error) / 2)
+    if 2 * (epsilon_rdp_fn(delta_error / 8) + 3) / mesh > _MAX_PRV_POINTS:
+        return None, "the PRV grid would be too large"
+    try:
+        with _quiet_opacus():
+            value = _add_or_remove_one(mechanisms, delta, delta_error)
+    except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        return None, f"{type(error).__name__}: {error}"
+    return (None, "PRV gave NaN") if math.isnan(value) else (max(0.0, float(value)), None)
+
+
+def _add_or_remove_one(mechanisms: Sequence[tuple[float, float, int]], delta: float, delta_error: float) -> float:
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = [(sigma, q, n) for q, sigma, n in mechanisms]
+    return accountant.get_epsilon(delta, eps_error=PRV_EPSILON_ERROR, delta_error=delta_error)
+
+
+@contextlib.contextmanager
+def _quiet_opacus() -> Iterator[None]:
+    """Silences what Opacus's accountants say on valid input: log(1 - q) at q = 1, and RDP orders."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"opacus\.accountants")
+        yield
+
 
 ADD_OR_REMOVE_ONE, REPLACE_ONE = NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 VALUE_DISCRETIZATION_INTERVAL = 1e-4

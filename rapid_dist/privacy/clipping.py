@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from rapid_dist.diffusion.losses import loss_per_example
+from rapid_dist.diffusion.process import loss_per_example
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.precision import FULL, at_least_float32, full_precision, rounded_towards_zero
 

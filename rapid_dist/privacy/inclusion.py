@@ -1,4 +1,4 @@
-"""Which records take part in a step: Poisson sampling decided record by record, the same on every worker."""
+"""The secret Poisson subset of a data set, which one bounded charge pays for before it is drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from fractions import Fraction
 import numpy as np
 
 from rapid_dist.errors import InputError, PrivacyError, SpecError
+from rapid_dist.privacy.charges import SubsetCharge
 from rapid_dist.privacy.keyed import RunKey, uniform_uint64
+from rapid_dist.privacy.ledger import PaidSteps
 
 ROLE = "inclusion"
 _WINDOW = 2**16
@@ -63,3 +65,17 @@ def _windows(ordered: np.ndarray) -> list[tuple[int, int]]:
     windows = ordered // _WINDOW
     starts = np.flatnonzero(np.r_[True, windows[1:] != windows[:-1]])
     return list(zip(starts.tolist(), [*starts[1:].tolist(), ordered.size], strict=True))
+
+
+def subset_mask(key: RunKey, example_ids: np.ndarray, *, paid: PaidSteps) -> np.ndarray:
+    """Whether each record is in the subset, (n,) bool, with the probability that the receipt states.
+
+    key: fresh, used for one subset and then forgotten. example_ids: (n,) int64, any part of the data.
+    Guarantee: records are in or out independently, as functions of key and id alone; so whatever then runs on the
+    subset within the receipt's (epsilon, delta) has its amplified cost on the whole.
+    Raises PrivacyError when the receipt is not for a subset.
+    """
+    charge = paid.charge
+    if not isinstance(charge, SubsetCharge):
+        raise PrivacyError(f"the receipt pays for {charge.purpose!r}, not for a secret subset")
+    return draw_inclusion(key, attempt=paid.attempt, step=0, example_ids=example_ids, sample_rate=charge.subset_rate)

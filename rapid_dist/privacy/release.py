@@ -7,8 +7,8 @@ import numpy as np
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
+from rapid_dist.privacy.ledger import PaidSteps
 from rapid_dist.privacy.noise import add_noise_on_grid, draw_gaussian, grid_for
-from rapid_dist.privacy.paid import PaidSteps
 
 ROLE = "histogram"
 _SENSITIVITY = 1.0

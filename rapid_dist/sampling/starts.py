@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rapid_dist.artifacts.models import PublicModels
-from rapid_dist.diffusion.denoisers import one_hot_condition
+from rapid_dist.diffusion.process import public_timesteps
 from rapid_dist.diffusion.sampler import run_ddim
-from rapid_dist.diffusion.schedule import public_timesteps
-from rapid_dist.retrieval.interface import TrajectorySearch
-from rapid_dist.retrieval.record_queries import allowed_public_labels, nearest_trajectories
+from rapid_dist.knowledge_base.search import TrajectorySearch, allowed_public_labels, nearest_trajectories
+from rapid_dist.models.denoisers import one_hot_condition
+from rapid_dist.models.public import PublicModels
 from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
 

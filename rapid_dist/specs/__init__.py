@@ -1,7 +1,6 @@
 """What a run is, as frozen values: parsed from YAML, checked when made, digested, never guessed."""
 
 from rapid_dist.specs.run import RunSpec, load_spec, parse_spec
-from rapid_dist.specs.runtime import RuntimeSpec
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -11,6 +10,7 @@ from rapid_dist.specs.sections import (
     KnowledgeBaseSpec,
     PretrainSpec,
     PrivacySpec,
+    RuntimeSpec,
     SamplingSpec,
     ScheduleSpec,
     TrainingSpec,

@@ -9,10 +9,8 @@ from typing import Any
 
 import yaml
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs.parsing import digest_of, from_mapping, nearest_name, require, to_plain
-from rapid_dist.specs.runtime import RuntimeSpec
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -22,10 +20,12 @@ from rapid_dist.specs.sections import (
     KnowledgeBaseSpec,
     PretrainSpec,
     PrivacySpec,
+    RuntimeSpec,
     SamplingSpec,
     ScheduleSpec,
     TrainingSpec,
 )
+from rapid_dist.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from rapid_dist.bench import contenders, faiss_peers
+from rapid_dist.bench import contenders
+from rapid_dist.bench import contenders as faiss_peers
 from rapid_dist.bench.contenders import BruteForce, PlainHnsw, build_base
-from rapid_dist.bench.keys import CLUSTERED, draw_keys
-from rapid_dist.bench.settings import IndexSettings
-from rapid_dist.retrieval.exact import search_exact
+from rapid_dist.bench.settings import CLUSTERED, IndexSettings, draw_keys
+from rapid_dist.knowledge_base.exact import search_exact
 
 SETTINGS = IndexSettings(M=8, ef_construction=60, ef_search=60)
 

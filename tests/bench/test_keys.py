@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rapid_dist.bench import keys as keys_module
-from rapid_dist.bench.keys import CLUSTERED, GAUSSIAN, draw_keys, spectrum
+from rapid_dist.bench import settings as keys_module
+from rapid_dist.bench.settings import CLUSTERED, GAUSSIAN, draw_keys, spectrum
 from rapid_dist.errors import SpecError
 
 

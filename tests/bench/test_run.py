@@ -5,14 +5,27 @@ import json
 import numpy as np
 import pytest
 
-from rapid_dist.bench import faiss_peers
+from rapid_dist.bench import contenders as faiss_peers
 from rapid_dist.bench.contenders import PlainHnsw
-from rapid_dist.bench.keys import CLUSTERED, GAUSSIAN, draw_keys
-from rapid_dist.bench.rows import BASE, BRUTE_FORCE, FAISS_HNSW, FAISS_IVF, HEADER, PLAIN, Row, best_base
-from rapid_dist.bench.run import run_kb_bench
-from rapid_dist.bench.settings import BenchSettings, IndexSettings
-from rapid_dist.bench.summary import summarize, summary_lines
-from rapid_dist.retrieval.exact import search_exact
+from rapid_dist.bench.kb import run_kb_bench
+from rapid_dist.bench.settings import (
+    BASE,
+    BRUTE_FORCE,
+    CLUSTERED,
+    FAISS_HNSW,
+    FAISS_IVF,
+    GAUSSIAN,
+    HEADER,
+    PLAIN,
+    BenchSettings,
+    IndexSettings,
+    Row,
+    best_base,
+    draw_keys,
+    summarize,
+    summary_lines,
+)
+from rapid_dist.knowledge_base.exact import search_exact
 
 SETTINGS = BenchSettings(
     keys=1500,

@@ -46,12 +46,12 @@ def refused(call):
 @pytest.fixture
 def no_ray(monkeypatch):
     """Fails the test when anything asks for Ray."""
-    import rapid_dist.distributed.session
+    import rapid_dist.runtime.session
 
     def fail():
         raise AssertionError("Ray was started for a fault that could be seen without it")
 
-    monkeypatch.setattr(rapid_dist.distributed.session, "start_ray", fail)
+    monkeypatch.setattr(rapid_dist.runtime.session, "start_ray", fail)
 
 
 @pytest.fixture

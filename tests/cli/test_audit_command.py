@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from rapid_dist.audit.battery import AuditResult, judge_canaries
+from rapid_dist.audit.checks import Check
 from rapid_dist.cli import main
-from rapid_dist.privacy.audit.checks import Check
-from rapid_dist.privacy.audit.verdict import AuditResult, judge_canaries
 
 
 def result(*, found: float) -> AuditResult:
@@ -34,7 +34,7 @@ def result(*, found: float) -> AuditResult:
 @pytest.fixture
 def asked(monkeypatch):
     """What run_audit was called with; answers hold what it returns."""
-    from rapid_dist.distributed import audit
+    from rapid_dist.stages import audit
 
     calls: dict = {"answer": result(found=1.0)}
 

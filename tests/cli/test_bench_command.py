@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rapid_dist.bench import faiss_peers
+from rapid_dist.bench import contenders as faiss_peers
 
 SMALL = (
     *("bench", "kb", "--keys", 300, "--dim", 8, "--gaussian-keys", 0, "--shards", "1,2", "--num-probes", "1"),
@@ -60,7 +60,7 @@ def test_interrupted_says_what_stands_and_prints_no_result(call, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("rapid_dist.bench.run.run_kb_bench", interrupted)
+    monkeypatch.setattr("rapid_dist.bench.kb.run_kb_bench", interrupted)
     result = call(*SMALL, "--json")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.splitlines()[-1].startswith("rapid-dist: interrupted")

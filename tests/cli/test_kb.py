@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from rapid_dist import layout
-from rapid_dist.artifacts.images import read_all_images
-from rapid_dist.artifacts.manifest import read_manifest
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.storage.manifest import read_manifest
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import read_all_images
 from tests.cli.test_answers import last_object
-from tests.distributed.kb.helpers import SerialMaps, write_dataset
+from tests.stages.kb.helpers import SerialMaps, write_dataset
 from tests.tiny import NUM_PUBLIC
 
 

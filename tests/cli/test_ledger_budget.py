@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from rapid_dist import layout
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 

@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.cli import main
-from rapid_dist.privacy.ledger import open_ledger
-from rapid_dist.privacy.ledger_view import FIXED_KEY_REASON
+from rapid_dist.privacy.ledger import FIXED_KEY_REASON, open_ledger
+from rapid_dist.storage.store import Store
 from tests.training.helpers import make_plan
 
 PLAN = make_plan(is_private=True)

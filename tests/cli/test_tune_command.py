@@ -65,7 +65,7 @@ def test_repeat_select_with_a_searcher_that_learns_is_refused_with_the_reason(re
 
 
 def test_a_folder_of_another_study_names_the_setting_that_differs(refused, study_file, tmp_path):
-    from rapid_dist.specs.tuning import load_study
+    from rapid_dist.specs.study import load_study
 
     path = study_file()
     (tmp_path / "out").mkdir()
@@ -78,7 +78,7 @@ def test_a_folder_of_another_study_names_the_setting_that_differs(refused, study
 
 
 def test_the_help_names_every_mode(call):
-    from rapid_dist.specs.tuning import MODES
+    from rapid_dist.specs.study import MODES
 
     text = call("tune", "--help").stdout
     assert [mode for mode in MODES if mode not in text] == []

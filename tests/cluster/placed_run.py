@@ -6,13 +6,12 @@ import contextlib
 import sys
 from pathlib import Path
 
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed import evaluate, ingest, pretrain, sample, train
-from rapid_dist.distributed.kb import query_service
-from rapid_dist.distributed.kb import work as kb_work
-from rapid_dist.distributed.session import ray_session
-from rapid_dist.pipeline import STAGES, Run
+from rapid_dist.run import STAGES, Run
+from rapid_dist.runtime import query_service
+from rapid_dist.runtime.session import ray_session
 from rapid_dist.specs import load_spec
+from rapid_dist.stages import evaluate, ingest, kb_work, pretrain, sample, train
+from rapid_dist.storage.store import Store
 
 
 def leave(folder, work):

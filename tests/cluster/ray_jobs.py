@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rapid_dist import layout
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.storage.store import Store
 from tests.cluster.conftest import ROOT
 from tests.tiny import TinySources
 

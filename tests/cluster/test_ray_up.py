@@ -7,7 +7,7 @@ import copy
 import pytest
 import yaml
 
-from rapid_dist.distributed.placement import DATA_LABEL, PRIVATE_DATA
+from rapid_dist.runtime.session import DATA_LABEL, PRIVATE_DATA
 from tests.cluster.files import ROOT
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.metrics.catalog import CATALOG
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.tuning.results import read_trials
+from rapid_dist.storage.store import Store
+from rapid_dist.tune.trials import read_trials
 from tests.cluster.files import OF_STUDIES, dashboard_queries, metrics_in
 from tests.cluster.prometheus_server import running_prometheus, wait_for
 from tests.cluster.ray_jobs import RayJobs, checkout, ledger_store

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.prometheus import metrics_endpoint
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PRIVATE_BLOCK_STEPS
-from rapid_dist.pipeline import Run
 from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.run import Run
 from rapid_dist.specs import load_spec
+from rapid_dist.storage.store import Store
 from tests.cluster.files import OF_STUDIES, alert_rules, dashboard_queries, metrics_in
 from tests.cluster.prometheus_server import running_prometheus, wait_for
 from tests.tiny import SETTINGS, tiny_settings, write_spec
@@ -100,8 +100,8 @@ def test_every_alert_rule_is_evaluated_without_error_and_none_fires_on_a_healthy
 
 
 def test_through_rays_agent_the_same_names_arrive_and_nothing_else(ray_cluster, tmp_path):
-    from rapid_dist.distributed.metrics import RaySink
-    from rapid_dist.distributed.session import start_ray
+    from rapid_dist.runtime.mailbox import RaySink
+    from rapid_dist.runtime.session import start_ray
 
     start_ray()
     import ray

@@ -8,12 +8,12 @@ import pytest
 
 from cluster.local import start_cluster
 from rapid_dist import layout
-from rapid_dist.artifacts.manifest import read_manifest
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.session import start_ray
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.tuning.results import read_trials
+from rapid_dist.runtime.session import start_ray
+from rapid_dist.storage.manifest import read_manifest
+from rapid_dist.storage.store import Store
+from rapid_dist.tune.trials import read_trials
 from tests.cluster.conftest import SECRET
 from tests.cluster.ray_jobs import RayJobs, checkout, last_json, ledger_store, put_sources, wait_until
 from tests.tiny import tiny_settings, write_spec

@@ -11,7 +11,7 @@ import pytest
 HEAVY = ("ray", "torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "matplotlib", "opacus", "s3fs", "hnswlib")
 
 
-@pytest.mark.parametrize("module", ["rapid_dist", "rapid_dist.cli", "rapid_dist.specs", "rapid_dist.pipeline"])
+@pytest.mark.parametrize("module", ["rapid_dist", "rapid_dist.cli", "rapid_dist.specs", "rapid_dist.run"])
 def test_importing_loads_nothing_heavy(module):
     code = f"import json, sys, {module}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     answer = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

@@ -3,9 +3,15 @@ import math
 import pytest
 import torch
 
-from rapid_dist.diffusion.forward import add_noise, estimate_x0, noise_towards
-from rapid_dist.diffusion.losses import OBJECTIVES, loss_per_example
-from rapid_dist.diffusion.schedule import make_alphas_cumprod, value_timestep
+from rapid_dist.diffusion.process import (
+    OBJECTIVES,
+    add_noise,
+    estimate_x0,
+    loss_per_example,
+    make_alphas_cumprod,
+    noise_towards,
+    value_timestep,
+)
 from rapid_dist.specs import ScheduleSpec
 
 SCHEDULE = ScheduleSpec(num_train_timesteps=100, split_step=60, query_step=80)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
+from rapid_dist.diffusion.process import full_timesteps, make_alphas_cumprod
 from rapid_dist.diffusion.sampler import evaluations_per_step, predict_noise, run_ddim
-from rapid_dist.diffusion.schedule import full_timesteps, make_alphas_cumprod
 from rapid_dist.specs import ScheduleSpec
 
 SCHEDULE = ScheduleSpec(num_train_timesteps=1000, split_step=700, query_step=800)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rapid_dist.diffusion.schedule import (
+from rapid_dist.diffusion.process import (
     full_timesteps,
     make_alphas_cumprod,
     private_timesteps,

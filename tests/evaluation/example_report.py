@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rapid_dist.evaluation.classifier import AccuracyResult
+from rapid_dist.evaluation.classifier import AccuracyResult, wilson_interval
 from rapid_dist.evaluation.copies import CopyCheckResult
-from rapid_dist.evaluation.intervals import wilson_interval
 from rapid_dist.evaluation.likeness import LikenessResult
-from rapid_dist.evaluation.report_data import DenoiserEvaluations, Promise, build_report
-from rapid_dist.privacy.limits import SEVERITIES, known_limits
+from rapid_dist.evaluation.report import DenoiserEvaluations, Promise, build_report
+from rapid_dist.privacy.statement import SEVERITIES, known_limits
 
 
 def make_accuracy(accuracy: float, num_examples: int = 10_000) -> AccuracyResult:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from rapid_dist.errors import ArtifactError, InputError
-from rapid_dist.evaluation.classifier import scale_pixels
-from rapid_dist.evaluation.features import classifier_features, digest_weights, inception_features
-from rapid_dist.evaluation.small_cnn import SmallCnn
+from rapid_dist.evaluation.classifier import SmallCnn, scale_pixels
+from rapid_dist.evaluation.likeness import classifier_features, digest_weights, inception_features
 
 
 class ChannelMeans(torch.nn.Module):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.inputs import check_features, check_images, check_labels
+from rapid_dist.evaluation.classifier import check_features, check_images, check_labels
 
 
 @pytest.mark.parametrize(

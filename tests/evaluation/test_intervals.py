@@ -1,7 +1,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from rapid_dist.evaluation.intervals import wilson_interval
+from rapid_dist.evaluation.classifier import wilson_interval
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 1), (1, 1), (0, 50), (50, 50), (37, 100), (9936, 10_000)])

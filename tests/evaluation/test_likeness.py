@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.features import FeatureExtractor
 from rapid_dist.evaluation.likeness import (
+    FeatureExtractor,
     frechet_distance,
     measure_likeness,
     precision_recall_density_coverage,

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rapid_dist.errors import SpecError
-from rapid_dist.evaluation.odds import odds_table
+from rapid_dist.evaluation.report import odds_table
 
 # epsilon: best guess, TPR at 1% FPR, TPR at 0.1% FPR, all in percent; delta 1e-5 (published table).
 PUBLISHED = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rapid_dist.errors import SpecError
-from rapid_dist.evaluation.report_data import REASON_NOT_ASKED, REASON_WITHHELD, without_private_values
+from rapid_dist.evaluation.report import REASON_NOT_ASKED, REASON_WITHHELD, without_private_values
 from tests.wall_times import keys_of_times
 
 from .example_report import LIKENESS, STATEMENT, make_accuracy, make_report

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from rapid_dist.errors import InputError
-from rapid_dist.evaluation.report_data import without_private_values
-from rapid_dist.evaluation.report_page import plot_axis, render_report
+from rapid_dist.evaluation.page import plot_axis, render_report
+from rapid_dist.evaluation.report import without_private_values
 
 from .example_report import STATEMENT, make_report
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rapid_dist.errors import SpecError
-from rapid_dist.evaluation.small_cnn import SmallCnn
+from rapid_dist.evaluation.classifier import SmallCnn
 
 
 def make_cnn(image_size=8, num_channels=1, seed=0):

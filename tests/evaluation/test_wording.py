@@ -3,8 +3,7 @@ import math
 import pytest
 
 from rapid_dist.evaluation import wording
-from rapid_dist.evaluation.odds import odds_table
-from rapid_dist.evaluation.report_data import without_private_values
+from rapid_dist.evaluation.report import odds_table, without_private_values
 
 from .example_report import STATEMENT, make_report
 

@@ -17,19 +17,17 @@ import torch
 from safetensors.numpy import load_file
 
 from rapid_dist import layout
-from rapid_dist.artifacts.manifest import Manifest, read_manifest
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.artifacts.tables import table_arrays
 from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.privacy.ledger import PaidSteps, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan, build_plan
 from rapid_dist.specs import RunSpec, load_spec
+from rapid_dist.storage.manifest import Manifest, read_manifest
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import table_arrays
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_batch import make_private_batch
-from rapid_dist.training.private_inputs import load_private_inputs, start_model
-from rapid_dist.training.private_loop import learning_rate_factor
+from rapid_dist.training.private import learning_rate_factor
+from rapid_dist.training.private_data import load_private_inputs, make_private_batch, start_model
 from rapid_dist.training.state import TrainState
 from tests.tiny import tiny_settings, write_spec
 

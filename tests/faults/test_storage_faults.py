@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from rapid_dist import layout
-from rapid_dist.artifacts.manifest import read_manifest
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.storage.manifest import read_manifest
+from rapid_dist.storage.store import Store
 from tests.s3.proxy import LOSE_ANSWER, LOSE_REQUEST, FaultyEndpoint
 
 pytestmark = pytest.mark.faults

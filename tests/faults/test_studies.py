@@ -7,10 +7,10 @@ import json
 import pytest
 
 from cluster.local import start_cluster
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.tuning.results import read_trials
+from rapid_dist.storage.store import Store
+from rapid_dist.tune.trials import read_trials
 from tests.faults.harness import ROOT, FaultyRun
 
 pytestmark = pytest.mark.faults

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rapid_dist.artifacts.images import read_all_images
-from rapid_dist.artifacts.manifest import read_manifest
-from rapid_dist.artifacts.parts import map_serially
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, PrivacyError, SpecError
 from rapid_dist.ingest.dataset import IngestSettings, ingest_source
 from rapid_dist.ingest.provenance import refuse_shared_sources
+from rapid_dist.storage.manifest import read_manifest
+from rapid_dist.storage.stage import map_serially
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import read_all_images
 
 CLASSES = ("bird", "cat", "dog")
 SHAPE = {"image_size": 8, "num_channels": 1}

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
+from rapid_dist.ingest.dataset import drop_equal, pixel_digests, sorted_digests
 from rapid_dist.ingest.decode import DecodedUnit
-from rapid_dist.ingest.dedupe import drop_equal, pixel_digests, sorted_digests
 
 
 def unit_of(image):

@@ -3,7 +3,7 @@
 import pytest
 
 from rapid_dist.errors import InputError
-from rapid_dist.ingest.labels import class_indices
+from rapid_dist.ingest.units import class_indices
 
 
 def test_text_integers_and_missing_labels():

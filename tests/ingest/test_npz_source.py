@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rapid_dist.errors import InputError
-from rapid_dist.ingest import npz_source
+from rapid_dist.ingest import npz as npz_source
 from rapid_dist.ingest.sources import discover
 from rapid_dist.ingest.units import row_ranges
 

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rapid_dist.errors import InputError, SpecError
-from rapid_dist.ingest import folder_source, npz_source, parquet_source
+from rapid_dist.ingest import folder as folder_source
+from rapid_dist.ingest import npz as npz_source
+from rapid_dist.ingest import parquet as parquet_source
 from rapid_dist.ingest.sources import discover
 from rapid_dist.ingest.units import number_units, row_ranges
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rapid_dist.pipeline import STAGES, Run
+from rapid_dist.run import STAGES, Run
 
 JOBS = Path(__file__).parents[2] / "jobs"
 ENTRIES = {"run": STAGES, **{stage.replace("-", "_"): (stage,) for stage in STAGES}}
@@ -34,7 +34,7 @@ def test_there_is_an_entry_for_each_stage_one_for_all_and_one_for_studies():
 
 def test_the_entry_of_studies_runs_one_and_ends_with_one_json_line(run_entry, monkeypatch, spec_file, tmp_path, capsys):
     asked = []
-    monkeypatch.setattr("rapid_dist.distributed.tuning.run.run_study", lambda *a: asked.append(a) or {"study": "done"})
+    monkeypatch.setattr("rapid_dist.tune.run.run_study", lambda *a: asked.append(a) or {"study": "done"})
     settings = yaml.safe_load(spec_file().read_text()) | {"tune": {"space": {"schedule.split_step": [50, 60]}}}
     spec = tmp_path / "study.yaml"
     spec.write_text(yaml.safe_dump(settings))

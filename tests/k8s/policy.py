@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rapid_dist import layout
-from rapid_dist.distributed.placement import DATA_LABEL, PRIVATE, PRIVATE_DATA
+from rapid_dist.runtime.session import DATA_LABEL, PRIVATE, PRIVATE_DATA
 from tests.k8s.pods import PRIVATE_VOLUME, Pod, pods, ray_clusters
 
 Documents = list[dict[str, Any]]

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import StorageError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.ledger_watch import LedgerWatch, watched_ledger
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.privacy.ledger import open_ledger, read_ledger
 from rapid_dist.privacy.release import histogram_charge
+from rapid_dist.storage.store import Store
 from tests.metrics.recorded import kept_recorder
 
 

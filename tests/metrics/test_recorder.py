@@ -6,8 +6,7 @@ import pytest
 
 from rapid_dist.errors import PrivacyError
 from rapid_dist.metrics import catalog
-from rapid_dist.metrics.buffer import Buffer, replay
-from rapid_dist.metrics.recorder import Recorder, current_recorder, recording
+from rapid_dist.metrics.recorder import Buffer, Recorder, current_recorder, recording, replay
 from tests.metrics.recorded import Kept, kept_recorder
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from rapid_dist.knowledge_base.search import KnowledgeBaseSearch, OpenShard
 from rapid_dist.metrics import catalog
-from rapid_dist.metrics.search import MeasuredSearch
-from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
+from rapid_dist.metrics.steps import MeasuredSearch
 from tests.metrics.recorded import kept_recorder
 
 

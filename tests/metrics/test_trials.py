@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rapid_dist.metrics import catalog
-from rapid_dist.metrics.trials import TrialGauges
+from rapid_dist.tune.trials import TrialGauges
 from tests.metrics.recorded import kept_recorder
-from tests.tuning.example_rows import make_row
+from tests.tune.example_rows import make_row
 
 
 def latest(sink, status):

@@ -21,9 +21,8 @@ from rapid_dist.privacy.accounting import (
     is_within,
     quick_epsilon,
 )
-from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge, charge_from_dict
-from rapid_dist.privacy.budget import Budget
-from rapid_dist.privacy.charges import Charge, merge_charges
+from rapid_dist.privacy.calibration import Budget
+from rapid_dist.privacy.charges import BestRunCharge, Charge, SubsetCharge, charge_from_dict, merge_charges
 
 DELTA = 1e-5
 RUN = Charge(

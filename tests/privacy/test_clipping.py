@@ -10,14 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from rapid_dist.diffusion.denoisers import build_denoiser
-from rapid_dist.diffusion.denoisers.layers import init_parameters
-from rapid_dist.privacy.clipping import (
-    PrivateBatch,
-    choose_engine,
-    clip_factors,
-    clipped_gradient_sum,
-)
+from rapid_dist.models.denoisers import build_denoiser, init_parameters
+from rapid_dist.privacy.clipping import PrivateBatch, choose_engine, clip_factors, clipped_gradient_sum
 from rapid_dist.specs import DenoiserSpec
 
 SHAPES = {"residual_mlp": (3, 2), "unet": (1, 4, 4)}

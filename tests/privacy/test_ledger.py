@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import BudgetExceededError, PrivacyError, SpecError, StorageError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import Ledger, join_ledger, open_ledger, read_ledger
+from rapid_dist.storage.store import Store
 
 TARGET = {"target_epsilon": 1.0, "target_delta": 1e-5}
 
@@ -113,7 +113,7 @@ def test_an_altered_entry_is_detected(ledger, store, index, tamper):
 
 
 def test_a_charge_made_smaller_is_detected_even_with_its_own_digest_made_right(ledger, store):
-    from rapid_dist.privacy.ledger_entry import _with_digest
+    from rapid_dist.privacy.ledger_file import _with_digest
 
     fields = json.loads(store.read_bytes("000002.json"))
     del fields["digest"]
@@ -200,8 +200,8 @@ def test_affordable_steps_is_the_largest_number_that_fits(ledger):
 
 def test_what_is_known_to_fit_covers_parts_of_itself_only(ledger, monkeypatch):
     n = ledger.affordable_steps(steps(1), 100)
-    monkeypatch.setattr("rapid_dist.privacy.budget.epsilon_pld", lambda *a, **k: 99.0)
-    monkeypatch.setattr("rapid_dist.privacy.budget.is_within", lambda *a, **k: False)
+    monkeypatch.setattr("rapid_dist.privacy.calibration.epsilon_pld", lambda *a, **k: 99.0)
+    monkeypatch.setattr("rapid_dist.privacy.calibration.is_within", lambda *a, **k: False)
     for first in range(30, 30 + n, 10):
         ledger.charge(steps(10), attempt=1, first_step=first)
     with pytest.raises(BudgetExceededError):

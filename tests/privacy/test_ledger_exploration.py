@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from rapid_dist.errors import BudgetExceededError, PrivacyError, StorageError
-from rapid_dist.privacy import ledger_chain
+from rapid_dist.privacy import ledger_file as ledger_chain
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import Ledger, join_ledger, open_ledger, read_ledger

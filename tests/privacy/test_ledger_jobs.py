@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import BudgetExceededError, PrivacyError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import join_ledger, open_ledger, read_ledger
+from rapid_dist.storage.store import Store
 
 BUDGET = {"target_epsilon": 1.0, "target_delta": 1e-5}
 SMALL = {"target_epsilon": 0.4, "target_delta": 1e-5}

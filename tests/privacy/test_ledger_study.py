@@ -8,17 +8,15 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.cli import main
 from rapid_dist.errors import BudgetExceededError, PrivacyError, SpecError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.ledger_watch import LedgerWatch
 from rapid_dist.privacy.accounting import epsilon_pld
-from rapid_dist.privacy.bounded import BestRunCharge, SubsetCharge
-from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import join_ledger, open_ledger, read_ledger
-from rapid_dist.privacy.paid import PaidSteps
+from rapid_dist.privacy.charges import BestRunCharge, Charge, SubsetCharge
+from rapid_dist.privacy.ledger import PaidSteps, join_ledger, open_ledger, read_ledger
 from rapid_dist.privacy.statement import build_statement, checkpoint_statement_line
+from rapid_dist.storage.store import Store
 from tests.training.helpers import make_plan
 
 DELTA = 1e-5

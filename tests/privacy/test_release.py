@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.ledger import open_ledger
+from rapid_dist.privacy.ledger import PaidSteps, open_ledger
 from rapid_dist.privacy.noise import grid_for
-from rapid_dist.privacy.paid import PaidSteps
 from rapid_dist.privacy.release import count_votes, histogram_charge, noise_histogram
+from rapid_dist.storage.store import Store
 
 KEY = RunKey.fixed_for_debugging(2)
 SHAPE = (3, 4)

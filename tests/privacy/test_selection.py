@@ -2,8 +2,7 @@ import pytest
 
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld, epsilon_rdp
-from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.selection import epsilon_of_best_run
+from rapid_dist.privacy.charges import Charge, epsilon_of_best_run
 
 DELTA = 1e-5
 

@@ -3,21 +3,21 @@ import math
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy import statement
 from rapid_dist.privacy.accounting import EpsilonResult, epsilon_pld, epsilon_without_amplification
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
-from rapid_dist.privacy.ledger_view import NOT_PRIVATE, LedgerView
-from rapid_dist.privacy.limits import SEVERITIES, known_limits
+from rapid_dist.privacy.ledger import NOT_PRIVATE, Ledger, LedgerView, open_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.statement import (
+    SEVERITIES,
     build_statement,
     checkpoint_statement_line,
+    known_limits,
     not_private_reasons,
     statement_line,
 )
+from rapid_dist.storage.store import Store
 from tests.training.helpers import make_plan, open_tiny_ledger
 
 PLAN = make_plan(is_private=True, unit="one scan", target_epsilon=20.0, votes_noise_multiplier=5.0)

@@ -11,9 +11,8 @@ import torch
 
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.paid import PaidSteps
-from rapid_dist.privacy.plan import PrivacyPlan
-from rapid_dist.privacy.step import PrivateStep
+from rapid_dist.privacy.ledger import PaidSteps
+from rapid_dist.privacy.plan import PrivacyPlan, PrivateStep
 from rapid_dist.training.collective import SingleProcess
 from tests.training.helpers import make_plan, returned, run_workers
 

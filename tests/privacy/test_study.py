@@ -10,9 +10,8 @@ from dp_accounting import pld, rdp
 from scipy.stats import geom, logser, poisson
 
 from rapid_dist.errors import SpecError
-from rapid_dist.privacy.bounded import SubsetCharge
-from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.study import calibrate_best_run, compose_noise_multiplier, draw_num_runs
+from rapid_dist.privacy.calibration import calibrate_best_run, compose_noise_multiplier, draw_num_runs
+from rapid_dist.privacy.charges import Charge, SubsetCharge
 
 DELTA = 1e-5
 SHAPES = {"logarithmic": 0, "geometric": 1, "poisson": math.inf}

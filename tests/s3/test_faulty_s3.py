@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from rapid_dist.artifacts import s3 as speech
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import PrivacyError, StorageError
-from rapid_dist.ingest.files import open_file
+from rapid_dist.ingest.units import open_file
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import has_ledger, join_ledger, open_ledger, read_ledger
+from rapid_dist.storage import s3 as speech
+from rapid_dist.storage.store import Store
 from tests.s3.proxy import HALF_ANSWER, LOSE_ANSWER, LOSE_REQUEST, SILENCE, FaultyEndpoint
 
 SECRETS = ("test-access", "test-secret-never-shown")

@@ -7,15 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from rapid_dist.artifacts.kb_damage import verify_files
-from rapid_dist.artifacts.kb_verify import measure_base
-from rapid_dist.artifacts.kb_versions import drop_old_versions, open_newest
-from rapid_dist.artifacts.knowledge_base import shard_files
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.distributed.kb.build import run_append, run_build_knowledge_base, run_compact
-from rapid_dist.distributed.kb.revalue import run_revalue_knowledge_base
 from rapid_dist.errors import ArtifactError, StorageError
-from tests.distributed.kb.helpers import SerialMaps, rows_of, spec_with, write_dataset, write_pretrain
+from rapid_dist.knowledge_base.files import shard_files
+from rapid_dist.knowledge_base.versions import drop_old_versions, measure_base, open_newest, verify_files
+from rapid_dist.stages.kb_revalue import run_revalue_knowledge_base
+from rapid_dist.stages.knowledge_base import run_append, run_build_knowledge_base, run_compact
+from rapid_dist.storage.store import Store
+from tests.stages.kb.helpers import SerialMaps, rows_of, spec_with, write_dataset, write_pretrain
 
 SECRETS = (b"test-access", b"test-secret-never-shown")
 SPEC = spec_with()

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from rapid_dist import layout
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.storage.store import Store
 from tests.tiny import tiny_settings, write_spec
 
 

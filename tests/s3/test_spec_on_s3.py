@@ -2,9 +2,9 @@
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError
 from rapid_dist.specs import load_spec
+from rapid_dist.storage.store import Store
 from tests.tiny import tiny_settings, write_spec
 
 

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from rapid_dist.artifacts.manifest import Manifest, open_artifact, read_file, write_file, write_manifest
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import InputError, StorageError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import open_ledger, read_ledger
+from rapid_dist.storage.manifest import Manifest, open_artifact, read_file, write_file, write_manifest
+from rapid_dist.storage.store import Store
 
 
 def test_what_is_written_is_read_listed_and_deleted(s3):
@@ -99,7 +99,7 @@ def test_the_ledger_counts_every_attempt_on_s3(s3):
 
 
 def test_chunks_become_one_object_of_several_parts_or_none(s3, monkeypatch):
-    monkeypatch.setattr("rapid_dist.artifacts.s3.PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr("rapid_dist.storage.s3.PART_BYTES", 5 * 2**20)
     store, chunk = Store(f"{s3}/chunks"), bytes(range(256)) * 4 * 2**10
 
     def chunks(*, ends_well):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rapid_dist.artifacts.models import PublicModels, build_public_models
-from rapid_dist.diffusion.denoisers import build_denoiser
-from rapid_dist.retrieval.search import KnowledgeBaseSearch, OpenShard
+from rapid_dist.knowledge_base.search import KnowledgeBaseSearch, OpenShard
+from rapid_dist.models.denoisers import build_denoiser
+from rapid_dist.models.public import PublicModels, build_public_models
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import DataSpec, DenoiserSpec, ExtractorSpec, PrivacySpec, RunSpec, SamplingSpec, ScheduleSpec
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_dist.sampling.images import evaluations_per_image, sample_private, sample_public_only
+from rapid_dist.sampling.draw import evaluations_per_image, sample_private, sample_public_only
 from rapid_dist.sampling.starts import VotedPrototypes
 from tests.sampling.helpers import (
     LABEL_MAP,

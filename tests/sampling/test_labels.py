@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rapid_dist.sampling.labels import sample_labels
+from rapid_dist.sampling.draw import sample_labels
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 100, 1001])

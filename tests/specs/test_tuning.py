@@ -7,8 +7,7 @@ import yaml
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs import load_spec, parse_spec
-from rapid_dist.specs.axes import Axis
-from rapid_dist.specs.tuning import MODES, StudySpec, load_study, parse_study
+from rapid_dist.specs.study import MODES, Axis, StudySpec, load_study, parse_study
 
 RUN = """
 data: {private: p, public: q, num_classes: 3}

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.diffusion.denoisers import build_denoiser
-from rapid_dist.diffusion.schedule import make_alphas_cumprod
+from rapid_dist.diffusion.process import make_alphas_cumprod
+from rapid_dist.models.denoisers import build_denoiser
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.seeding import content_addresses
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
+from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_batch import PrivatePartition
-from rapid_dist.training.private_loop import PrivateAttempt, train_privately
+from rapid_dist.training.private import PrivateAttempt, train_privately
+from rapid_dist.training.private_data import PrivatePartition
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
 SHAPE, NUM_CLASSES = (3, 2), 3

@@ -1,6 +1,6 @@
 import torch
 
-from rapid_dist.training.augment import random_affine
+from rapid_dist.training.public import random_affine
 
 
 def generator(seed=0):

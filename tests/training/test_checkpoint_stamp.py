@@ -7,17 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.privacy.ledger_view import NOT_PRIVATE
+from rapid_dist.privacy.ledger import NOT_PRIVATE, read_ledger
 from rapid_dist.privacy.statement import checkpoint_statement_line
-from rapid_dist.training.checkpoint_stamp import check_stamp
+from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_loop import PrivateAttempt
-from rapid_dist.training.private_run import open_attempt
-from rapid_dist.training.state import checkpoint_notes
+from rapid_dist.training.private import PrivateAttempt, open_attempt
+from rapid_dist.training.state import check_stamp, checkpoint_notes
 from tests.training.helpers import (
     Place,
     begin_attempt,

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_dist.diffusion.denoisers import build_denoiser
+from rapid_dist.models.denoisers import build_denoiser
 from rapid_dist.specs import DenoiserSpec
-from rapid_dist.training.class_start import (
-    CLASS_WEIGHT,
-    public_class_weights,
-    start_private_model,
-    vote_shares,
-)
+from rapid_dist.training.private_data import CLASS_WEIGHT, public_class_weights, start_private_model, vote_shares
 
 SPEC = DenoiserSpec(width=6, num_blocks=1, embedding_dim=4)
 

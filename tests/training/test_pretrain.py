@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_dist.artifacts.models import build_public_models, encode_pixels
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.models.public import build_public_models, encode_pixels
 from rapid_dist.specs import (
     AutoencoderSpec,
     DataSpec,
@@ -20,9 +19,11 @@ from rapid_dist.specs import (
     RunSpec,
     ScheduleSpec,
 )
-from rapid_dist.training import pretrain, public_loop
+from rapid_dist.storage.store import Store
+from rapid_dist.training import public as pretrain
+from rapid_dist.training import public as public_loop
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.pretrain import PublicTrainer, partition_from_arrays
+from rapid_dist.training.public import PublicTrainer, partition_from_arrays
 from rapid_dist.training.state import CheckpointFolder
 from tests.training.helpers import returned, run_workers
 

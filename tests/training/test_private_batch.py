@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_dist.diffusion.forward import add_noise, noise_towards
-from rapid_dist.diffusion.schedule import value_timestep
+from rapid_dist.diffusion.process import add_noise, noise_towards, value_timestep
 from rapid_dist.specs import ScheduleSpec
-from rapid_dist.training.private_batch import draw_timesteps, make_private_batch
+from rapid_dist.training.private_data import draw_timesteps, make_private_batch
 from tests.training.helpers import ALPHAS, NUM_CLASSES, SCHEDULE, SHAPE, make_records, make_training, take
 
 FIELDS = ("x_t", "noise", "timestep", "condition")

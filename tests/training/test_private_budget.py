@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import BudgetExceededError, PrivacyError, StorageError
-from rapid_dist.privacy import step as private_step
+from rapid_dist.privacy import plan as private_step
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import read_ledger
+from rapid_dist.storage.store import Store
 from rapid_dist.training.state import CheckpointFolder
 from tests.training.helpers import (
     Place,

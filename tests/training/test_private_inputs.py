@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_dist.artifacts.images import INGEST, ImageTable, write_images
-from rapid_dist.artifacts.knowledge_base import shard_files, write_shard
-from rapid_dist.artifacts.manifest import Manifest, read_manifest, write_manifest
-from rapid_dist.artifacts.models import build_public_models, save_weights
-from rapid_dist.artifacts.storage import Store
-from rapid_dist.artifacts.tables import table_arrays
 from rapid_dist.errors import InputError, PrivacyError
-from rapid_dist.retrieval.shard import build_shard
+from rapid_dist.knowledge_base.files import shard_files, write_shard
+from rapid_dist.knowledge_base.index import build_shard
+from rapid_dist.models.public import build_public_models, save_weights
 from rapid_dist.specs import DataSpec, DenoiserSpec, ExtractorSpec, PrivacySpec, RunSpec, ScheduleSpec, TrainingSpec
-from rapid_dist.training.class_start import CLASS_WEIGHT
+from rapid_dist.storage.manifest import Manifest, read_manifest, write_manifest
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import INGEST, ImageTable, table_arrays, write_images
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.private_inputs import load_private_inputs, start_model
+from rapid_dist.training.private_data import CLASS_WEIGHT, load_private_inputs, start_model
 
 SHAPE, NUM_CLASSES, NUM_PUBLIC, NUM_PROTOTYPES, NUM_RECORDS, NUM_ROWS = (1, 4, 4), 2, 3, 4, 14, 60
 LABEL_MAP = {0: 1, 2: 0}

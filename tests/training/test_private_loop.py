@@ -11,8 +11,8 @@ import torch
 
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.keyed import RunKey
-from rapid_dist.privacy.step import PrivateStep
-from rapid_dist.training.private_loop import learning_rate_factor
+from rapid_dist.privacy.plan import PrivateStep
+from rapid_dist.training.private import learning_rate_factor
 from tests.training.helpers import (
     Place,
     begin_attempt,

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from rapid_dist.artifacts.storage import Store
+from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.public_loop import train_publicly
+from rapid_dist.training.public import train_publicly
 from rapid_dist.training.state import CheckpointFolder, TrainState
 from tests.training.helpers import returned, run_workers
 

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from rapid_dist.artifacts.storage import Store
 from rapid_dist.errors import ArtifactError
+from rapid_dist.storage.store import Store
 from rapid_dist.training.state import CheckpointFolder, TrainState, checkpoint_notes
 from tests.training.helpers import begin_attempt, flat_weights, make_plan, make_records, make_state, train
 

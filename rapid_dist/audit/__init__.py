@@ -1,0 +1,1 @@
+"""Checks of the guarantee from outside: source files, replays, moments, canaries."""

@@ -1,1 +1,0 @@
-"""Studies on Ray Tune: the driver's desk, and the trials that ask it."""

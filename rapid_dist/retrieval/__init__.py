@@ -1,1 +1,0 @@
-"""The trajectory knowledge base as pure functions: features, trajectories, shards, search, merge."""

@@ -1,0 +1,127 @@
+"""Samples of a trained model: their labels, the steps from a start to an image, and a sampler opened from artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from rapid_dist.diffusion.process import full_timesteps, private_timesteps, public_timesteps
+from rapid_dist.diffusion.sampler import evaluations_per_step, run_ddim
+from rapid_dist.knowledge_base.search import TrajectorySearch, prototype_label_shares
+from rapid_dist.models.autoencoder import to_pixels
+from rapid_dist.models.denoisers import one_hot_condition
+from rapid_dist.models.public import PublicModels
+from rapid_dist.sampling.starts import VotedPrototypes, public_labels, retrieve_starts
+from rapid_dist.seeding import draw_normals, make_rng
+from rapid_dist.specs import RunSpec
+from rapid_dist.training.private_data import vote_shares
+
+
+def sample_labels(num_samples: int, num_classes: int, proportions: tuple[float, ...] | None, seed: int) -> np.ndarray:
+    """(num_samples,) int64 labels in a seeded order, counts rounded from the proportions; -1 when unconditional."""
+    if num_classes == 0:
+        return np.full(num_samples, -1, dtype=np.int64)
+    shares = np.full(num_classes, 1 / num_classes) if proportions is None else np.asarray(proportions)
+    edges = np.round(np.cumsum(shares) * num_samples).astype(np.int64)
+    labels = np.searchsorted(edges, np.arange(num_samples), side="right").clip(max=num_classes - 1)
+    return make_rng(seed, "labels").permutation(labels)
+
+
+def evaluations_per_image(spec: RunSpec) -> dict[str, int]:
+    """Denoiser evaluations one image takes, and what a run over all timesteps would have taken."""
+    schedule, sampling = spec.schedule, spec.sampling
+    per_step = evaluations_per_step(sampling.guidance)
+    public = len(public_timesteps(schedule, sampling.num_steps)) if schedule.uses_retrieval else 0
+    private = len(private_timesteps(schedule, sampling.num_steps)) * per_step
+    full = len(full_timesteps(schedule, sampling.num_steps)) * per_step
+    return {"public": public, "private": private, "per_image": public + private, "full_run": full}
+
+
+def _denoise(spec: RunSpec, models: PublicModels, denoiser, x_t, timesteps, condition, index, guidance, *, device):
+    sampling = spec.sampling
+    step_noise = None
+    if sampling.eta > 0 and len(timesteps) > 1:
+        shape = (len(timesteps) - 1, *models.latent_shape)
+        step_noise = torch.from_numpy(draw_normals(sampling.seed, "step", index, shape)).to(device)
+    x0 = run_ddim(
+        denoiser,
+        x_t,
+        timesteps,
+        alphas_cumprod=models.alphas_cumprod,
+        condition=condition,
+        guidance=guidance,
+        eta=sampling.eta,
+        step_noise=step_noise,
+    )
+    with torch.no_grad():
+        return to_pixels(models.autoencoder.decode(x0)).cpu().numpy()
+
+
+def sample_private(
+    spec: RunSpec,
+    models: PublicModels,
+    denoiser: torch.nn.Module,
+    search: TrajectorySearch | None,
+    voted: VotedPrototypes | None,
+    index: np.ndarray,
+    label: np.ndarray,
+    *,
+    device: str,
+) -> np.ndarray:
+    """Images (n, C, H, W) uint8 of the private model; image i depends on (seed, index i, label i) alone."""
+    if search is not None:
+        x_t = retrieve_starts(spec, models, search, index, label, voted, device=device)
+    else:
+        x_t = torch.from_numpy(draw_normals(spec.sampling.seed, "start", index, models.latent_shape)).to(device)
+    condition = one_hot_condition(torch.from_numpy(label).to(device), spec.data.num_classes)
+    timesteps = private_timesteps(spec.schedule, spec.sampling.num_steps)
+    return _denoise(spec, models, denoiser, x_t, timesteps, condition, index, spec.sampling.guidance, device=device)
+
+
+def sample_public_only(
+    spec: RunSpec, models: PublicModels, index: np.ndarray, label: np.ndarray, *, device: str
+) -> np.ndarray:
+    """Images (n, C, H, W) uint8 of the public model alone, epsilon 0.
+
+    A private class is drawn as the public classes that the label map gives it; without a map, as the public class
+    of the same number, which is a guess made without looking at private data.
+    """
+    asked = public_labels(spec, label, None, None, index)
+    if not spec.knowledge_base.label_map and models.num_public_classes:
+        asked = np.where(label >= 0, label % models.num_public_classes, -1)
+    x_t = torch.from_numpy(draw_normals(spec.sampling.seed, "start", index, models.latent_shape)).to(device)
+    condition = one_hot_condition(torch.from_numpy(asked).to(device), models.num_public_classes)
+    timesteps = full_timesteps(spec.schedule, spec.sampling.num_steps)
+    return _denoise(spec, models, models.denoiser, x_t, timesteps, condition, index, 0.0, device=device)
+
+
+Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def private_sampler(
+    spec: RunSpec,
+    models: PublicModels,
+    denoiser: torch.nn.Module,
+    search: TrajectorySearch | None,
+    noisy_votes: np.ndarray | None,
+    *,
+    num_prototypes: int,
+    device: str,
+) -> Draw:
+    """draw(index (n,), label (n,)) -> images (n, C, H, W) uint8; post-processing of the model and the votes.
+
+    noisy_votes: (classes, prototypes), needed where sampling.starts is votes.
+    """
+    voted = None
+    if search is not None and spec.sampling.starts == "votes":
+        voted = VotedPrototypes(
+            shares=vote_shares(noisy_votes, spec.privacy.votes_noise_multiplier),
+            labels=prototype_label_shares(search, num_prototypes, models.num_public_classes),
+        )
+
+    def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return sample_private(spec, models, denoiser, search, voted, index, label, device=device)
+
+    return draw

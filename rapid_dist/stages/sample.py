@@ -1,0 +1,162 @@
+"""The sample stages: batches of synthetic images in parallel, private ones and public-only ones for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rapid_dist.errors import ArtifactError
+from rapid_dist.knowledge_base.files import BUILD, open_knowledge_base
+from rapid_dist.knowledge_base.search import TrajectorySearch
+from rapid_dist.knowledge_base.versions import version_of
+from rapid_dist.metrics import catalog
+from rapid_dist.metrics.recorder import current_recorder
+from rapid_dist.metrics.steps import MeasuredSearch
+from rapid_dist.models.public import PRETRAIN, load_into, open_public_models, read_weights
+from rapid_dist.runtime.parts import map_parts
+from rapid_dist.runtime.query_service import routing_section, served_search
+from rapid_dist.runtime.session import available_cpus
+from rapid_dist.sampling.draw import evaluations_per_image, private_sampler, sample_labels, sample_public_only
+from rapid_dist.specs import RunSpec
+from rapid_dist.stages.train import TRAIN, VOTES, WEIGHTS
+from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_file
+from rapid_dist.storage.stage import FinishedParts, StageFolder
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import ImageTable, table_arrays, write_images
+
+SAMPLE = "sample"
+SAMPLE_PUBLIC = "sample_public_only"
+
+
+def run_sample(spec: RunSpec, pretrain: Store, knowledge_base: Store | None, train: Store, out: Store) -> Manifest:
+    """Draws sampling.num_samples images from the private model; class dp, with the training's privacy statement."""
+    trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
+    inputs = {"train": trained.digest, "pretrain": _digest(pretrain, PRETRAIN)}
+    base = None
+    if spec.schedule.uses_retrieval:
+        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
+        _require_same_base(knowledge_base, base, trained)
+        inputs["knowledge_base"] = base.digest
+    folder = StageFolder(out, stage=SAMPLE, spec=_sections(spec), inputs=inputs)
+    if folder.finished is not None:
+        return folder.finished
+    with served_search(spec.knowledge_base, knowledge_base, base) as search:
+        arguments = (spec, pretrain, knowledge_base, base, search, train, out)
+        files = _map_batches(_make_private_sampler, arguments, spec, out, SAMPLE)
+    facts = {"evaluations": evaluations_per_image(spec), "statement": trained.facts["statement"]}
+    manifest = folder.finish(
+        privacy_class="dp", files=files, facts=facts, not_private_reasons=trained.not_private_reasons
+    )
+    FinishedParts(out, SAMPLE).clear()
+    return manifest
+
+
+def run_sample_public_only(spec: RunSpec, pretrain: Store, out: Store) -> Manifest:
+    """Draws as many images from the public model alone; class public, epsilon 0."""
+    folder = StageFolder(
+        out, stage=SAMPLE_PUBLIC, spec=_sections(spec), inputs={"pretrain": _digest(pretrain, PRETRAIN)}
+    )
+    if folder.finished is not None:
+        return folder.finished
+    files = _map_batches(_make_public_sampler, (spec, pretrain, out), spec, out, SAMPLE_PUBLIC)
+    manifest = folder.finish(privacy_class="public", files=files)
+    FinishedParts(out, SAMPLE_PUBLIC).clear()
+    return manifest
+
+
+def _require_same_base(store: Store, base: Manifest, trained: Manifest) -> None:
+    """Raises ArtifactError when the base changed after training: sampling must start where training learnt to."""
+    if trained.inputs.get("knowledge_base") != base.digest:
+        raise ArtifactError(
+            f"{store.uri} is now version {version_of(base)} of the knowledge base, not the one the private model was "
+            "trained with; train with it in a new --out folder, or sample from a copy of the base as it was"
+        )
+
+
+def _digest(store: Store, stage: str) -> str:
+    return open_artifact(store, stage=stage, privacy_classes=("public",)).digest
+
+
+def _sections(spec: RunSpec) -> dict[str, Any]:
+    label_map = {str(k): v for k, v in spec.knowledge_base.label_map.items()}
+    return {
+        **spec.sections("sampling", "schedule"),
+        "num_classes": spec.data.num_classes,
+        "label_map": label_map,
+        **routing_section(spec),
+    }
+
+
+def _map_batches(make_fn: Callable, arguments: tuple, spec: RunSpec, out: Store, name: str) -> list[FileEntry]:
+    num_parts = -(-spec.sampling.num_samples // spec.sampling.batch_size)
+    results = map_parts(make_fn, arguments, num_parts, store=out, name=name, num_actors=available_cpus())
+    return [FileEntry(**r["file"]) for r in results]
+
+
+def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndarray], np.ndarray], model: str):
+    """A part function that draws one batch of sample indices and writes it. model: private or public, for metrics."""
+    sampling = spec.sampling
+    labels = sample_labels(sampling.num_samples, spec.data.num_classes, sampling.class_proportions, sampling.seed)
+    is_private_model = model == "private"
+    said = {
+        "stage": SAMPLE if is_private_model else SAMPLE_PUBLIC,
+        "privacy_class": "dp" if is_private_model else "public",
+    }
+
+    def sample(part: int) -> dict[str, Any]:
+        index = np.arange(part * sampling.batch_size, min((part + 1) * sampling.batch_size, sampling.num_samples))
+        label = labels[index]
+        table = ImageTable(example_id=index, image=draw(index, label), label=label.astype(np.int32))
+        current_recorder().add(catalog.SAMPLES, len(index), model=model)
+        return {"file": asdict(write_images(out, f"parts/part-{part:05d}.parquet", table, **said))}
+
+    return sample
+
+
+def _make_private_sampler(
+    spec: RunSpec,
+    pretrain: Store,
+    knowledge_base: Store | None,
+    base: Manifest | None,
+    search: TrajectorySearch | None,
+    train: Store,
+    out: Store,
+) -> Callable[[int], dict[str, Any]]:
+    from rapid_dist.models.denoisers import build_denoiser
+    from rapid_dist.seeding import make_generator
+
+    device = spec.runtime.device
+    models = open_public_models(spec, pretrain, open_artifact(pretrain, stage=PRETRAIN), device=device)
+    trained = open_artifact(train, stage=TRAIN)
+    denoiser = build_denoiser(
+        spec.denoiser,
+        latent_shape=models.latent_shape,
+        num_conditions=spec.data.num_classes,
+        generator=make_generator(0, "shape"),
+    ).to(device)
+    load_into(denoiser, read_weights(train, trained, WEIGHTS), where=f"{train.uri}/{WEIGHTS}")
+    denoiser.eval().requires_grad_(False)
+    noisy = None
+    if spec.schedule.uses_retrieval:
+        if search is None:
+            search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
+        if spec.sampling.starts == "votes":
+            entry = next(f for f in trained.files if f.path == VOTES)
+            noisy = table_arrays(read_file(train, entry), where=entry.path)["noisy_votes"]
+        search = MeasuredSearch(search, current_recorder(), "sample")
+    num_prototypes = 0 if base is None else base.facts["num_prototypes"]
+    draw = private_sampler(spec, models, denoiser, search, noisy, num_prototypes=num_prototypes, device=device)
+    return _batch_writer(spec, out, draw, "private")
+
+
+def _make_public_sampler(spec: RunSpec, pretrain: Store, out: Store) -> Callable[[int], dict[str, Any]]:
+    device = spec.runtime.device
+    models = open_public_models(spec, pretrain, open_artifact(pretrain, stage=PRETRAIN), device=device)
+
+    def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return sample_public_only(spec, models, index, label, device=device)
+
+    return _batch_writer(spec, out, draw, "public")
