@@ -3,6 +3,11 @@
 A message says what was got, what was expected and what to do. A bug is not in this tree and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
 
 class RapidDistError(Exception):
     """Base of all errors that are about the input or the surroundings, not about the code."""
@@ -30,6 +35,29 @@ class PrivacyError(RapidDistError):
 
 class BudgetExceededError(PrivacyError):
     """A charge would push the spent epsilon over the target."""
+
+
+def as_value(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Returns {"value": fn(...)}, or the error of this tree that it raised as plain text.
+
+    For answers that cross a process: Ray would wrap an error, and its traceback may hold private values. A bug flies.
+    """
+    try:
+        return {"value": fn(*args, **kwargs)}
+    except RapidDistError as error:
+        return failure(error)
+
+
+def failure(error: RapidDistError) -> dict[str, Any]:
+    """Returns an error of this tree as plain text, as value_of takes it."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def value_of(answer: Mapping[str, Any]) -> Any:
+    """Returns the value in an answer of as_value, or raises the error in it."""
+    if "error" in answer:
+        raise error_named(answer["error"], answer["message"])
+    return answer["value"]
 
 
 def error_named(name: str, message: str) -> RapidDistError:

@@ -14,7 +14,7 @@ from rapid_dist.errors import ArtifactError, RapidDistError, StorageError
 from rapid_dist.metrics.ledger_watch import watched_ledger
 from rapid_dist.metrics.recorder import current_recorder, stage_shown
 from rapid_dist.specs import RunSpec, parse_spec
-from rapid_dist.specs.parsing import differing_keys
+from rapid_dist.storage.digest import differing_keys
 from rapid_dist.storage.manifest import open_artifact, read_manifest
 from rapid_dist.storage.stage import BEGUN, OwnerLog
 from rapid_dist.storage.store import Store
@@ -78,7 +78,7 @@ class Run:
 
     def _say_cost(self) -> None:
         """Says what training will cost before any stage runs. Raises SpecError when the budget cannot pay for it."""
-        from rapid_dist.privacy.plan import build_plan
+        from rapid_dist.training.plan import build_plan
 
         plan = build_plan(self.spec)
         cost = plan.planned_epsilon().pld

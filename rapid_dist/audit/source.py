@@ -35,7 +35,6 @@ from rapid_dist.knowledge_base.trajectory import keys_of_latents, trajectory_noi
 from rapid_dist.models.public import PRETRAIN, build_public_models, encode_pixels, save_weights
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps, open_ledger
-from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.release import count_votes
 from rapid_dist.seeding import make_generator, make_rng
 from rapid_dist.specs import (
@@ -52,6 +51,7 @@ from rapid_dist.storage.stage import map_serially
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, read_all_images
 from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.plan import build_plan
 from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, make_private_batch, start_model
 
 STEPS = 2
@@ -91,7 +91,7 @@ class Road:
         self.spec = _spec_of(settings, kind)
         self.public, self._pretrain, self._base = work.child("public"), work.child("pretrain"), work.child("base")
         self._make_public(settings.seed)
-        self.plan = _plan_of(self.spec)
+        self.plan = build_plan(self.spec)
         self._paid = self._pay()
 
     def take(self, source: Path) -> Trace:
@@ -270,12 +270,6 @@ def _spec_of(settings: AuditSettings, kind: SourceKind) -> RunSpec:
             checkpoint_every=STEPS,
         ),
     )
-
-
-def _plan_of(spec: RunSpec) -> PrivacyPlan:
-    from rapid_dist.privacy.plan import build_plan
-
-    return build_plan(spec)
 
 
 def _moved(model: torch.nn.Module) -> torch.nn.Module:

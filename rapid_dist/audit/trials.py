@@ -12,9 +12,10 @@ from rapid_dist.audit.observe import Trial
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import Charge
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import DenoiserSpec, RunSpec, ScheduleSpec, TrainingSpec
+from rapid_dist.training.plan import build_plan
 
 _MOST_STEPS, _MOST_WIDTH, _MOST_DRAWS = 1000, 32, 4
 

@@ -16,10 +16,11 @@ from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter
 from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.ledger import open_ledger
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import RunSpec
 from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.plan import build_plan
 
 LIMIT = 0.05
 PRIVACY_PARTS = ("inclusion", "noise", "ledger")

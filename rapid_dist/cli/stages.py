@@ -158,7 +158,7 @@ def demo(out: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def _print_plan(spec: Any, as_json: bool) -> None:
-    from rapid_dist.privacy.plan import build_plan
+    from rapid_dist.training.plan import build_plan
 
     plan = build_plan(spec)
     cost = plan.planned_epsilon()

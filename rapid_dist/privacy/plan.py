@@ -19,7 +19,6 @@ from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps
 from rapid_dist.privacy.noise import add_noise_on_grid, draw_gaussian, grid_for
 from rapid_dist.privacy.release import histogram_charge
-from rapid_dist.specs import PrivacySpec, RunSpec
 
 
 class Summing(Protocol):
@@ -170,31 +169,35 @@ class PrivacyPlan:
         return asdict(self)
 
 
-def build_plan(spec: RunSpec) -> PrivacyPlan:
-    """Calibrates the noise so that votes, all steps and the spare steps together cost at most the target.
+def calibrated_plan(*, noise_multiplier: float | None, is_private: bool = True, **terms: Any) -> PrivacyPlan:
+    """Returns a plan whose votes, steps and spare steps together cost at most its target.
 
-    Noise that the spec states is taken as it is. Raises SpecError when it, or the votes alone, exceed the target.
+    Args:
+        noise_multiplier: Taken as it is where it is given; None has the least that fits calibrated.
+        is_private: False with a fixed debugging key.
+        terms: The other fields of PrivacyPlan.
+
+    Raises SpecError when the stated noise is too little for the target, or the votes alone exceed it.
     """
-    privacy: PrivacySpec = spec.privacy
-    votes = privacy.votes_noise_multiplier
+    votes = terms["votes_noise_multiplier"]
     others = () if votes is None else (histogram_charge(votes),)
-    noise_multiplier = privacy.noise_multiplier
-    if noise_multiplier is None:
-        noise_multiplier = calibrate_noise_multiplier(
-            target_epsilon=privacy.target_epsilon,
-            delta=privacy.target_delta,
-            sample_rate=privacy.sample_rate,
-            num_steps=spec.training.steps + privacy.spare_steps,
+    found = noise_multiplier
+    if found is None:
+        found = calibrate_noise_multiplier(
+            target_epsilon=terms["target_epsilon"],
+            delta=terms["target_delta"],
+            sample_rate=terms["sample_rate"],
+            num_steps=terms["steps"] + terms["spare_steps"],
             other_charges=others,
         )
-    plan = _plan_with(spec, noise_multiplier)
-    if privacy.noise_multiplier is not None:
+    plan = PrivacyPlan(noise_multiplier=found, is_private=is_private, **terms)
+    if noise_multiplier is not None:
         _require_fit(plan)
     return plan
 
 
 def _require_fit(plan: PrivacyPlan) -> None:
-    """Raises SpecError when noise that the spec itself states is too little for its target."""
+    """Raises SpecError when noise that was stated is too little for the target."""
     votes = plan.votes_charge()
     charges = (*((votes,) if votes else ()), plan.training_charge(plan.steps + plan.spare_steps))
     budget = Budget(plan.target_epsilon, plan.target_delta)
@@ -204,21 +207,3 @@ def _require_fit(plan: PrivacyPlan) -> None:
             f"{plan.steps} steps and {plan.spare_steps} spare ones, over privacy.target_epsilon "
             f"{plan.target_epsilon:g}; leave it out to have it calibrated"
         )
-
-
-def _plan_with(spec: RunSpec, noise_multiplier: float) -> PrivacyPlan:
-    privacy = spec.privacy
-    return PrivacyPlan(
-        target_epsilon=privacy.target_epsilon,
-        target_delta=privacy.target_delta,
-        neighboring_relation=privacy.neighboring_relation,
-        unit=privacy.unit,
-        sample_rate=privacy.sample_rate,
-        expected_batch_size=privacy.expected_batch_size,
-        max_grad_norm=privacy.max_grad_norm,
-        noise_multiplier=noise_multiplier,
-        steps=spec.training.steps,
-        spare_steps=privacy.spare_steps,
-        votes_noise_multiplier=privacy.votes_noise_multiplier,
-        is_private=privacy.debug_fixed_key is None,
-    )

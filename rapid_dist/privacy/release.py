@@ -67,3 +67,14 @@ def noise_histogram(total_counts: np.ndarray, *, key: RunKey, paid: PaidSteps) -
         stddev=charge.noise_multiplier * _SENSITIVITY,
     )
     return add_noise_on_grid(counts, noise.reshape(counts.shape), grid_for(_SENSITIVITY)).numpy()
+
+
+def vote_shares(noisy_votes: np.ndarray, noise_multiplier: float) -> np.ndarray:
+    """Noisy votes (classes, prototypes) -> shares that sum to 1 in each row; post-processing of the release.
+
+    Counts below two noise standard deviations are taken for noise; a class with none left is uniform.
+    """
+    kept = np.where(noisy_votes > 2 * noise_multiplier, noisy_votes, 0.0)
+    totals = kept.sum(1, keepdims=True)
+    uniform = np.full_like(kept, 1 / kept.shape[1])
+    return np.where(totals > 0, kept / np.where(totals > 0, totals, 1), uniform)

@@ -1,4 +1,4 @@
-"""A resumable map over the parts of a stage with Ray Data: finished parts are skipped, errors come back as values."""
+"""Work in other processes: one task, or a resumable map over the parts of a stage, whose errors come back as values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Guarded:
             with recording(recorder):
                 self._fn = make_fn(*arguments)
         except errors.RapidDistError as error:
-            self._failure = _as_value(error)
+            self._failure = errors.failure(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         index = int(row["id"])
@@ -44,7 +44,7 @@ class _Guarded:
                 self._parts.add(index, answer)
                 self._recorder.flush()
             except errors.RapidDistError as error:
-                answer = _as_value(error)
+                answer = errors.failure(error)
         return {"part": index, "answer": json.dumps(answer)}
 
 
@@ -54,8 +54,17 @@ def _run_once(
     return _Guarded(make_fn, arguments, parts, recorder)(row)
 
 
-def _as_value(error: errors.RapidDistError) -> dict[str, Any]:
-    return {"error": type(error).__name__, "message": str(error)}
+def run_task(fn: Callable[..., Any], *arguments: Any, is_private: bool, num_cpus: float, max_retries: int = 1) -> Any:
+    """Returns fn(*arguments), run as one Ray task on a node that may see what it reads.
+
+    is_private: whether it reads private data. num_cpus: that it claims. max_retries: how often a lost process is tried
+    again; an error of this tree is not, and is raised here.
+    """
+    options = placed(is_private=is_private).options
+    import ray
+
+    task = ray.remote(num_cpus=num_cpus, max_retries=max_retries, **options)(errors.as_value)
+    return errors.value_of(ray.get(task.remote(fn, *arguments)))
 
 
 def map_parts(

@@ -13,10 +13,10 @@ from rapid_dist.knowledge_base.search import TrajectorySearch, prototype_label_s
 from rapid_dist.models.autoencoder import to_pixels
 from rapid_dist.models.denoisers import one_hot_condition
 from rapid_dist.models.public import PublicModels
+from rapid_dist.privacy.release import vote_shares
 from rapid_dist.sampling.starts import VotedPrototypes, public_labels, retrieve_starts
 from rapid_dist.seeding import draw_normals, make_rng
 from rapid_dist.specs import RunSpec
-from rapid_dist.training.private_data import vote_shares
 
 
 def sample_labels(num_samples: int, num_classes: int, proportions: tuple[float, ...] | None, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from rapid_dist.errors import InputError, SpecError
-from rapid_dist.specs.parsing import digest_of, from_mapping, nearest_name, require, to_plain
+from rapid_dist.specs.parsing import from_mapping, nearest_name, require, to_plain
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -25,6 +25,7 @@ from rapid_dist.specs.sections import (
     ScheduleSpec,
     TrainingSpec,
 )
+from rapid_dist.storage.digest import digest_of
 from rapid_dist.storage.store import Store
 
 

@@ -13,16 +13,9 @@ import numpy as np
 import yaml
 
 from rapid_dist.errors import SpecError
-from rapid_dist.specs.parsing import (
-    digest_of,
-    from_mapping,
-    nearest_name,
-    require,
-    require_choice,
-    require_positive,
-    to_plain,
-)
+from rapid_dist.specs.parsing import from_mapping, nearest_name, require, require_choice, require_positive, to_plain
 from rapid_dist.specs.run import RunSpec, read_mapping, read_spec_file
+from rapid_dist.storage.digest import digest_of
 
 KINDS = ("choice", "uniform", "log", "int", "log_int")
 Value = Any

@@ -10,7 +10,6 @@ from typing import Any
 from rapid_dist.audit.battery import AuditResult, num_runs, restart_ledger, run_battery
 from rapid_dist.audit.trials import AuditSettings, restart_trial
 from rapid_dist.bench.scaling import Scaling, ScalingSettings, scaling_worker, summarise_scaling
-from rapid_dist.privacy.plan import build_plan
 from rapid_dist.runtime.ledger_actor import ledger_actor
 from rapid_dist.runtime.session import ray_session, start_ray
 from rapid_dist.runtime.workers import run_workers
@@ -18,6 +17,7 @@ from rapid_dist.specs import RunSpec, RuntimeSpec
 from rapid_dist.storage.store import Store
 from rapid_dist.telemetry import Progress
 from rapid_dist.training.collective import Collective
+from rapid_dist.training.plan import build_plan
 
 AUDIT = "audit"
 Worker = Callable[[Collective, dict[str, Any]], dict[str, Any]]

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rapid_dist import errors
 from rapid_dist.runtime.mailbox import relayed_lines
+from rapid_dist.runtime.parts import run_task
 from rapid_dist.runtime.session import cpus_for_one_task, placed
 from rapid_dist.specs import RunSpec
 from rapid_dist.stages.sample import SAMPLE, SAMPLE_PUBLIC
@@ -46,15 +46,9 @@ def run_evaluate(
     )
     if folder.finished is not None:
         return folder.finished
-    place = placed(is_private=True)
-    cpus = cpus_for_one_task(place.cpus_of_nodes)
-    import ray
-
-    task = ray.remote(num_cpus=cpus, max_retries=1, **place.options)(_evaluate)
+    cpus = cpus_for_one_task(placed(is_private=True).cpus_of_nodes)
     with relayed_lines() as say_fn:
-        answer = ray.get(task.remote(spec, stores, out, stage_seconds, cpus, say_fn))
-    if "error" in answer:
-        raise errors.error_named(answer["error"], answer["message"])
+        answer = run_task(_evaluate, spec, stores, out, stage_seconds, cpus, say_fn, is_private=True, num_cpus=cpus)
     return folder.finish(
         privacy_class=answer["privacy_class"],
         files=[FileEntry(**f) for f in answer["files"]],
@@ -72,37 +66,32 @@ def _evaluate(
     from rapid_dist.evaluation.report import build_run_report, without_private_values
 
     torch.set_num_threads(cpus)
-    try:
-        manifests = {
-            name: open_artifact(store, stage={"samples": SAMPLE, "public_samples": SAMPLE_PUBLIC}.get(name, INGEST))
-            for name, store in stores.items()
-        }
-        read = {name: read_all_images(store, manifests[name]) for name, store in stores.items()}
-        tables = Tables(
-            synthetic=read["samples"],
-            public_only=read["public_samples"],
-            train=read["private"],
-            public=read["public"],
-            test=read.get("test"),
-        )
-        num_classes = spec.data.num_classes
-        measured = measure_run(
-            spec.evaluation, tables, num_classes=num_classes, device=spec.runtime.device, say_fn=say_fn
-        )
-        report = build_run_report(spec, measured, manifests["samples"].facts, stage_seconds, len(tables.synthetic))
-        names = spec.data.class_names
-        grid, released = draw_grids(spec.evaluation, tables, num_classes=num_classes, class_names=names)
-        shared = without_private_values(report)
-        contents = {
-            REPORT: json.dumps(report, indent=1).encode(),
-            "report.html": render_report(report, grid_png=released).encode(),
-            "private/grid.png": grid,
-            "shareable/report.json": json.dumps(shared, indent=1).encode(),
-            "shareable/report.html": render_report(shared, grid_png=released).encode(),
-            "grid.png": released,
-            "shareable/grid.png": released,
-        }
-        files = [asdict(write_file(out, path, data)) for path, data in contents.items()]
-        return {"files": files, "privacy_class": "private", "report": report}
-    except errors.RapidDistError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+    manifests = {
+        name: open_artifact(store, stage={"samples": SAMPLE, "public_samples": SAMPLE_PUBLIC}.get(name, INGEST))
+        for name, store in stores.items()
+    }
+    read = {name: read_all_images(store, manifests[name]) for name, store in stores.items()}
+    tables = Tables(
+        synthetic=read["samples"],
+        public_only=read["public_samples"],
+        train=read["private"],
+        public=read["public"],
+        test=read.get("test"),
+    )
+    num_classes = spec.data.num_classes
+    measured = measure_run(spec.evaluation, tables, num_classes=num_classes, device=spec.runtime.device, say_fn=say_fn)
+    report = build_run_report(spec, measured, manifests["samples"].facts, stage_seconds, len(tables.synthetic))
+    names = spec.data.class_names
+    grid, released = draw_grids(spec.evaluation, tables, num_classes=num_classes, class_names=names)
+    shared = without_private_values(report)
+    contents = {
+        REPORT: json.dumps(report, indent=1).encode(),
+        "report.html": render_report(report, grid_png=released).encode(),
+        "private/grid.png": grid,
+        "shareable/report.json": json.dumps(shared, indent=1).encode(),
+        "shareable/report.html": render_report(shared, grid_png=released).encode(),
+        "grid.png": released,
+        "shareable/grid.png": released,
+    }
+    files = [asdict(write_file(out, path, data)) for path, data in contents.items()]
+    return {"files": files, "privacy_class": "private", "report": report}

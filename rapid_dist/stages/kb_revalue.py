@@ -32,9 +32,9 @@ from rapid_dist.knowledge_base.trajectory import rows_of_ids
 from rapid_dist.knowledge_base.versions import damaged_files, publish_newest, version_of
 from rapid_dist.models.public import open_public_models
 from rapid_dist.specs import RunSpec
-from rapid_dist.specs.parsing import differing_keys, digest_of
 from rapid_dist.stages.kb_work import BaseWork, group_parts
 from rapid_dist.stages.knowledge_base import APPENDED, base_spec, build_once, open_inputs
+from rapid_dist.storage.digest import differing_keys, digest_of
 from rapid_dist.storage.manifest import FileEntry, Manifest, copy_file, open_artifact, read_file
 from rapid_dist.storage.stage import StageFolder
 from rapid_dist.storage.store import Store

@@ -26,7 +26,7 @@ from rapid_dist.knowledge_base.tasks import (
 from rapid_dist.runtime.parts import map_parts
 from rapid_dist.runtime.session import available_cpus
 from rapid_dist.specs import RunSpec
-from rapid_dist.specs.parsing import digest_of
+from rapid_dist.storage.digest import digest_of
 from rapid_dist.storage.manifest import FileEntry, Manifest
 from rapid_dist.storage.stage import FinishedParts
 from rapid_dist.storage.store import Store

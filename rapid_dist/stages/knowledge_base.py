@@ -32,8 +32,8 @@ from rapid_dist.knowledge_base.versions import (
 )
 from rapid_dist.models.public import PRETRAIN
 from rapid_dist.specs import RunSpec
-from rapid_dist.specs.parsing import digest_of
 from rapid_dist.stages.kb_work import BaseWork, group_parts
+from rapid_dist.storage.digest import digest_of
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact
 from rapid_dist.storage.stage import StageFolder
 from rapid_dist.storage.store import Store

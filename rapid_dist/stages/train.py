@@ -16,7 +16,7 @@ from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter, group_started
 from rapid_dist.models.public import PRETRAIN, save_weights
 from rapid_dist.privacy.ledger import Ledger, has_ledger, join_ledger, read_ledger
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.release import count_votes, noise_histogram
 from rapid_dist.privacy.statement import build_statement
 from rapid_dist.runtime.ledger_actor import ledger_actor
@@ -31,10 +31,10 @@ from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, table_arrays, table_bytes
 from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
-from rapid_dist.training.private import PrivateAttempt, open_attempt, train_attempt
+from rapid_dist.training.plan import build_plan
+from rapid_dist.training.private import BlockEnd, PrivateAttempt, open_attempt, train_attempt
 from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, start_model
 from rapid_dist.training.state import CheckpointFolder, TrainState
-from rapid_dist.tune.scorer import BlockEnd
 
 TRAIN = "train"
 VOTES = "votes.parquet"

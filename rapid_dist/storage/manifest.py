@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rapid_dist.errors import ArtifactError, InputError, PrivacyError
-from rapid_dist.specs.parsing import digest_of
+from rapid_dist.storage.digest import digest_of
 from rapid_dist.storage.store import Store
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from rapid_dist import layout
 from rapid_dist.errors import ArtifactError
-from rapid_dist.specs.parsing import differing_keys, digest_of
+from rapid_dist.storage.digest import differing_keys, digest_of
 from rapid_dist.storage.manifest import FileEntry, Manifest, read_manifest, write_manifest
 from rapid_dist.storage.store import Store
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from rapid_dist.errors import PrivacyError
@@ -17,7 +18,7 @@ from rapid_dist.privacy.ledger import DEFAULT_JOB, PaidSteps
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import ScheduleSpec, TrainingSpec
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
-from rapid_dist.training.private_data import PrivatePartition, make_private_batch
+from rapid_dist.training.private_data import PrivateInputs, PrivatePartition, make_private_batch
 from rapid_dist.training.state import CheckpointFolder, TrainState, check_stamp, checkpoint_stamp
 
 
@@ -231,3 +232,15 @@ def _resume(
 
     on_rank_zero(collective, check)
     agree(collective, lambda: state.load_bytes(saved))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockEnd:
+    """What a worker has at the end of a block of steps. votes: the paid noisy votes, where there are any."""
+
+    state: TrainState
+    inputs: PrivateInputs
+    votes: np.ndarray | None
+    attempt: PrivateAttempt
+    collective: Collective
+    device: str

@@ -18,6 +18,7 @@ from rapid_dist.knowledge_base.trajectory import keys_of_latents, trajectory_noi
 from rapid_dist.models.denoisers import build_denoiser, one_hot_condition
 from rapid_dist.models.public import PRETRAIN, PublicModels, encode_pixels, in_equal_batches, open_public_models
 from rapid_dist.privacy.clipping import PrivateBatch
+from rapid_dist.privacy.release import vote_shares
 from rapid_dist.seeding import (
     content_addresses,
     derive_seed,
@@ -112,17 +113,6 @@ def draw_timesteps(training: TrainingSpec, schedule: ScheduleSpec, step: int, ad
 
 
 CLASS_WEIGHT = "embed_class.weight"  # (embedding_dim, num_conditions) in every denoiser
-
-
-def vote_shares(noisy_votes: np.ndarray, noise_multiplier: float) -> np.ndarray:
-    """Noisy votes (classes, prototypes) -> shares that sum to 1 in each row; post-processing of the release.
-
-    Counts below two noise standard deviations are taken for noise; a class with none left is uniform.
-    """
-    kept = np.where(noisy_votes > 2 * noise_multiplier, noisy_votes, 0.0)
-    totals = kept.sum(1, keepdims=True)
-    uniform = np.full_like(kept, 1 / kept.shape[1])
-    return np.where(totals > 0, kept / np.where(totals > 0, totals, 1), uniform)
 
 
 def public_class_weights(

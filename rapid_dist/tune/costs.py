@@ -11,12 +11,13 @@ from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.calibration import calibrate_best_run, calibrate_noise_multiplier, compose_noise_multiplier
 from rapid_dist.privacy.charges import BestRunCharge, Charge, SubsetCharge, merge_charges, training_charge
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.release import histogram_charge
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import RunSpec
 from rapid_dist.specs.parsing import from_mapping
 from rapid_dist.specs.study import PUBLIC_PROXY, REPEAT_SELECT, SUBSET, Axis, StudySpec, TuneSpec
+from rapid_dist.training.plan import build_plan
 
 Proposal = Mapping[str, Any]
 

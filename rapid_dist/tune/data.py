@@ -9,8 +9,8 @@ from typing import Any
 
 from rapid_dist import errors
 from rapid_dist.privacy.ledger import PaidSteps
-from rapid_dist.runtime.parts import map_parts
-from rapid_dist.runtime.session import available_cpus, placed
+from rapid_dist.runtime.parts import map_parts, run_task
+from rapid_dist.runtime.session import available_cpus
 from rapid_dist.specs.study import TuneSpec
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_manifest
 from rapid_dist.storage.stage import FinishedParts, StageFolder
@@ -115,27 +115,17 @@ def draw_private_subset(private: Store, out: Store, paid: PaidSteps) -> None:
     folder = StageFolder(out, stage=INGEST, spec=spec, inputs={"private": source.digest})
     if folder.finished is not None:
         return
-    options = placed(is_private=True).options
-    import ray
-
-    task = ray.remote(num_cpus=0.5, max_retries=0, **options)(_draw_subset)
-    answer = ray.get(task.remote(private, source, out, paid))
-    if "error" in answer:
-        raise errors.error_named(answer["error"], answer["message"])
+    files = run_task(_draw_subset, private, source, out, paid, is_private=True, num_cpus=0.5, max_retries=0)
     facts = {**source.facts, "salt": secrets.token_hex(16), "num_corrupt": 0, "num_dropped": 0}
-    folder.finish(privacy_class="private", files=[FileEntry(**f) for f in answer["files"]], facts=facts)
+    folder.finish(privacy_class="private", files=[FileEntry(**f) for f in files], facts=facts)
 
 
-def _draw_subset(private: Store, source: Manifest, out: Store, paid: PaidSteps) -> dict[str, Any]:
-    try:
-        files = []
-        tables = draw_subset(iterate_images(private, source.files), paid)
-        for index, table in enumerate(tables):
-            path = f"parts/part-{index:05d}.parquet"
-            files.append(asdict(write_images(out, path, table, stage=INGEST, privacy_class="private")))
-        return {"files": files}
-    except errors.RapidDistError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+def _draw_subset(private: Store, source: Manifest, out: Store, paid: PaidSteps) -> list[dict[str, Any]]:
+    files = []
+    for index, table in enumerate(draw_subset(iterate_images(private, source.files), paid)):
+        path = f"parts/part-{index:05d}.parquet"
+        files.append(asdict(write_images(out, path, table, stage=INGEST, privacy_class="private")))
+    return files
 
 
 def _rows(manifest: Manifest | None) -> int:

@@ -28,10 +28,8 @@ from rapid_dist.specs.study import TuneSpec
 from rapid_dist.storage.manifest import Manifest, open_artifact
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, ImageTable, read_all_images
-from rapid_dist.training.collective import Collective, on_rank_zero
-from rapid_dist.training.private import PrivateAttempt
-from rapid_dist.training.private_data import PrivateInputs
-from rapid_dist.training.state import TrainState
+from rapid_dist.training.collective import on_rank_zero
+from rapid_dist.training.private import BlockEnd
 from rapid_dist.tune.costs import accuracy_charge
 
 BATCH_SIZE = 500
@@ -97,18 +95,6 @@ class GoOn(Protocol):
     """Hears of a rung's score, and returns once the trial may go on."""
 
     def __call__(self, step: int, score: float) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockEnd:
-    """What a worker has at the end of a block of steps. votes: the paid noisy votes, where there are any."""
-
-    state: TrainState
-    inputs: PrivateInputs
-    votes: np.ndarray | None
-    attempt: PrivateAttempt
-    collective: Collective
-    device: str
 
 
 def rung_steps(training: TrainingSpec, num_rungs: int) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rapid_dist.specs import RunSpec
-from rapid_dist.specs.parsing import digest_of
 from rapid_dist.stages.kb_revalue import run_revalue_knowledge_base
 from rapid_dist.stages.knowledge_base import base_spec, run_build_knowledge_base
 from rapid_dist.stages.pretrain import pretrain_spec, run_pretrain
+from rapid_dist.storage.digest import digest_of
 from rapid_dist.storage.manifest import Manifest, read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.telemetry import format_seconds, headed, say

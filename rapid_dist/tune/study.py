@@ -13,12 +13,13 @@ from rapid_dist.errors import ArtifactError
 from rapid_dist.privacy.calibration import draw_num_runs
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import NOT_PRIVATE, Ledger, PaidSteps, has_ledger, join_ledger, open_ledger, read_ledger
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.run import Run, ingest_datasets
 from rapid_dist.specs import RunSpec
-from rapid_dist.specs.parsing import differing_keys
 from rapid_dist.specs.study import COMPOSE, PUBLIC_PROXY, REPEAT_SELECT, SUBSET, StudySpec, parse_study
+from rapid_dist.storage.digest import differing_keys
 from rapid_dist.storage.store import Store
+from rapid_dist.training.plan import build_plan
 from rapid_dist.tune.costs import TrialPlan, exceeds_plan, plan_trial, study_budget, study_charge
 from rapid_dist.tune.data import divide_public, draw_private_subset
 from rapid_dist.tune.outcome import trial_row

@@ -11,8 +11,8 @@ from rapid_dist.audit.canaries import NUM_CLASSES
 from rapid_dist.audit.trials import THE_RECORD, AuditSettings, canary_trial, replay_trials, restart_trial, settings_of
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
-from rapid_dist.privacy.plan import build_plan
 from rapid_dist.specs import load_spec
+from rapid_dist.training.plan import build_plan
 
 SETTINGS = AuditSettings(num_canaries=400, num_sampled=40)
 

@@ -9,9 +9,9 @@ from rapid_dist.bench.privacy_overhead import MNIST_SETTINGS
 from rapid_dist.bench.scaling import PARTS, ScalingSettings, scaling_worker, summarise_scaling, table_lines
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.ledger import open_ledger
-from rapid_dist.privacy.plan import build_plan
 from rapid_dist.specs import parse_spec
 from rapid_dist.storage.store import Store
+from rapid_dist.training.plan import build_plan
 from tests.bench.test_privacy_overhead import TINY
 from tests.training.helpers import returned, run_workers
 

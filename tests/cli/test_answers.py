@@ -12,8 +12,8 @@ import pytest
 
 from rapid_dist import __version__
 from rapid_dist.cli import main
-from rapid_dist.privacy.plan import build_plan
 from rapid_dist.specs import load_spec
+from rapid_dist.training.plan import build_plan
 from tests.tiny import NUM_PUBLIC
 
 STAGES = ["pretrain", "build-kb", "train", "sample", "evaluate"]

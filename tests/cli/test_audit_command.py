@@ -77,8 +77,8 @@ def test_a_violation_is_named_and_exits_with_1(asked, tmp_path, as_json):
 
 
 def test_a_spec_gives_the_mechanism(asked, tmp_path, spec_file):
-    from rapid_dist.privacy.plan import build_plan
     from rapid_dist.specs import load_spec
+    from rapid_dist.training.plan import build_plan
 
     path = str(spec_file())
     assert invoke(path, "--out", str(tmp_path), "--set", "privacy.max_grad_norm=0.5").exit_code == 0

@@ -1,4 +1,4 @@
-"""Where a line may stand: ray only inside distributed/, formulas only outside it."""
+"""Where a line may stand: ray only in runtime/ and tune/, no formula beside it, and nobody climbs to the stages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.contract.sources import DISTRIBUTED, FILES, PACKAGE, dotted, imported_modules, name_of, tree_of, violations
+from tests.contract.sources import FILES, PACKAGE, RAY_ROOMS, dotted, imported_modules, name_of, tree_of, violations
 
 MATHS_MODULES = {"cmath", "hashlib", "math", "random", "scipy", "sklearn", "statistics"}
 # Names of what computes on values rather than moves, counts or addresses them. Adding a name is always right.
@@ -25,9 +25,14 @@ def ray_imports(tree: ast.AST) -> list[str]:
     return [m for m in imported_modules(tree) if m.split(".")[0] == "ray"]
 
 
-def test_ray_is_imported_only_in_distributed():
-    assert violations([f for f in FILES if f not in DISTRIBUTED], ray_imports) == {}
-    assert violations(DISTRIBUTED, ray_imports)
+def room_of(name: str) -> str:
+    """The folder of a file of the package; the file itself where it stands at the top."""
+    return name.split("/")[0]
+
+
+def test_ray_is_imported_only_in_its_rooms():
+    found = violations(FILES, ray_imports)
+    assert {room_of(name) for name in found} == set(RAY_ROOMS), found
 
 
 @pytest.mark.parametrize(
@@ -61,8 +66,25 @@ def _computes(name: str) -> bool:
     return name.split(".")[-1] in MATHS_CALLS and name.split(".")[0] != "tune"
 
 
-def test_distributed_code_holds_no_formula():
-    assert violations(DISTRIBUTED, formulas) == {}
+def test_a_file_that_imports_ray_holds_no_formula():
+    with_ray = [f for f in FILES if ray_imports(tree_of(f)) or room_of(name_of(f)) == "runtime"]
+    assert violations(with_ray, formulas) == {}
+
+
+# Who runs stages: the run itself, studies and commands. Everybody else is run by them.
+MAY_IMPORT_STAGES = {"stages", "tune", "cli", "run.py", "__init__.py"}
+
+
+def stage_imports(tree: ast.AST) -> list[str]:
+    return [m for m in imported_modules(tree) if m.startswith("rapid_dist.stages")]
+
+
+def test_nobody_but_the_run_studies_and_commands_imports_stages():
+    assert {room_of(name) for name in violations(FILES, stage_imports)} <= MAY_IMPORT_STAGES
+
+
+def test_an_import_of_a_stage_would_be_noticed():
+    assert stage_imports(ast.parse("def f():\n    from rapid_dist.stages import train"))
 
 
 @pytest.mark.parametrize(
@@ -91,11 +113,11 @@ def test_whole_number_addressing_is_no_formula(addressing):
 
 # What draws for, clips for or pays for a private step, and the files that may name it.
 PRIVATE_PRIMITIVES = {
-    "draw_inclusion": {"privacy/inclusion.py", "privacy/step.py", "privacy/subset.py"},
-    "draw_gaussian": {"privacy/noise.py", "privacy/step.py", "privacy/release.py"},
-    "add_noise_on_grid": {"privacy/noise.py", "privacy/step.py", "privacy/release.py"},
-    "clipped_gradient_sum": {"privacy/clipping.py", "privacy/step.py"},
-    "PrivateStep": {"privacy/step.py", "privacy/plan.py"},
+    "draw_inclusion": {"privacy/inclusion.py", "privacy/plan.py"},
+    "draw_gaussian": {"privacy/noise.py", "privacy/plan.py", "privacy/release.py"},
+    "add_noise_on_grid": {"privacy/noise.py", "privacy/plan.py", "privacy/release.py"},
+    "clipped_gradient_sum": {"privacy/clipping.py", "privacy/plan.py"},
+    "PrivateStep": {"privacy/plan.py"},
 }
 
 
@@ -111,7 +133,7 @@ def names_in(tree: ast.AST) -> set[str]:
 def test_only_the_plan_makes_a_private_step_and_only_the_step_draws_for_it(name):
     """So rate, clip, noise and charge come from one plan: nothing else can put a private step together."""
     users = {name_of(f) for f in FILES if name in names_in(tree_of(f))}
-    measured = {user for user in users if user.startswith(("bench/", "privacy/audit/"))}  # they measure, not release
+    measured = {user for user in users if user.startswith(("bench/", "audit/"))}  # they measure, not release
     assert users - measured == PRIVATE_PRIMITIVES[name]
 
 
@@ -122,7 +144,7 @@ def test_only_the_ledger_issues_a_receipt():
         for node in ast.walk(tree_of(f))
         if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] == "PaidSteps"
     }
-    assert makers == {"privacy/ledger_book.py"}
+    assert makers == {"privacy/ledger.py"}
 
 
 def test_every_folder_of_python_files_is_a_package():

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.sources import FILES, dotted, imported_modules, name_of, tree_of, violations
 
-MAX_LINES = 400
+MAX_LINES = 500
 PICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # Global seeds, and loaders that run code from a file. Generator.manual_seed is called on a value, not on torch.
 FORBIDDEN_CALLS = {
@@ -27,7 +27,7 @@ FORBIDDEN_CALLS = {
 }
 
 
-def test_a_file_fits_in_400_lines():
+def test_a_file_fits_in_500_lines():
     lengths = {name_of(f): len(f.read_text().splitlines()) for f in FILES}
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 

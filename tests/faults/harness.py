@@ -20,12 +20,13 @@ from rapid_dist import layout
 from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps, read_ledger
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import RunSpec, load_spec
 from rapid_dist.storage.manifest import Manifest, read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import table_arrays
 from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.plan import build_plan
 from rapid_dist.training.private import learning_rate_factor
 from rapid_dist.training.private_data import load_private_inputs, make_private_batch, start_model
 from rapid_dist.training.state import TrainState

@@ -5,9 +5,10 @@ import pytest
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.privacy.plan import PrivacyPlan, build_plan
+from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import DataSpec, PrivacySpec, RunSpec, TrainingSpec
 from rapid_dist.storage.store import Store
+from rapid_dist.training.plan import build_plan
 from rapid_dist.training.state import CheckpointFolder
 from tests.training.helpers import begin_attempt, make_records, make_state, make_training, train
 

@@ -3,7 +3,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from rapid_dist.errors import SpecError
-from rapid_dist.specs.parsing import differing_keys, from_mapping, nearest_name, to_plain
+from rapid_dist.specs.parsing import from_mapping, nearest_name, to_plain
+from rapid_dist.storage.digest import differing_keys
 
 
 @dataclass(frozen=True, kw_only=True)

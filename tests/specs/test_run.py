@@ -5,7 +5,7 @@ import yaml
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.specs import RunSpec, load_spec, parse_spec
-from rapid_dist.specs.run import digest_of
+from rapid_dist.storage.digest import digest_of
 
 TEXT = """
 data: {private: p, public: q, num_classes: 3}

@@ -14,7 +14,6 @@ from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import merge_charges
 from rapid_dist.privacy.ledger import read_ledger
-from rapid_dist.privacy.plan import build_plan
 from rapid_dist.run import Run
 from rapid_dist.stages.knowledge_base import run_build_knowledge_base
 from rapid_dist.stages.pretrain import run_pretrain
@@ -22,6 +21,7 @@ from rapid_dist.stages.train import run_train
 from rapid_dist.storage.manifest import read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import read_all_images
+from rapid_dist.training.plan import build_plan
 from tests.tiny import CLASS_COUNTS, NUM_DUPLICATES, NUM_PRIVATE, NUM_PUBLIC
 from tests.wall_times import times_in_files
 

@@ -12,7 +12,6 @@ from rapid_dist.errors import BudgetExceededError, PrivacyError
 from rapid_dist.models.public import PRETRAIN
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.ledger import FIXED_KEY_REASON, NOT_PRIVATE, join_ledger, open_ledger, read_ledger
-from rapid_dist.privacy.plan import build_plan
 from rapid_dist.runtime.ledger_actor import _LedgerServer
 from rapid_dist.specs import parse_spec
 from rapid_dist.stages import train
@@ -20,6 +19,7 @@ from rapid_dist.stages.train import WEIGHTS, TrainOptions, run_train
 from rapid_dist.storage.manifest import Manifest, read_manifest, write_file, write_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST
+from rapid_dist.training.plan import build_plan
 from rapid_dist.tune.outcome import publish_winner
 from tests.tune.test_trials import make_trial
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from rapid_dist.models.denoisers import build_denoiser
+from rapid_dist.privacy.release import vote_shares
 from rapid_dist.specs import DenoiserSpec
-from rapid_dist.training.private_data import CLASS_WEIGHT, public_class_weights, start_private_model, vote_shares
+from rapid_dist.training.private_data import CLASS_WEIGHT, public_class_weights, start_private_model
 
 SPEC = DenoiserSpec(width=6, num_blocks=1, embedding_dim=4)
 

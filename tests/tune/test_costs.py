@@ -247,7 +247,7 @@ def test_the_final_run_beside_the_subset_fits_the_target_and_uses_it_up(votes):
 
 def plan_of(spec) -> tuple[Charge, ...]:
     """All that a run of this spec may charge, spare steps included."""
-    from rapid_dist.privacy.plan import build_plan
+    from rapid_dist.training.plan import build_plan
 
     plan = build_plan(spec)
     votes = plan.votes_charge()
