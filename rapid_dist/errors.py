@@ -1,6 +1,10 @@
 """Every error a user can cause or meet, in one tree; the command line turns each into one line and exit code 2.
 
 A message says what was got, what was expected and what to do. A bug is not in this tree and keeps its traceback.
+
+Some are of Python's own kinds too, so that `except ValueError` and `except OSError` around a call work as ever.
+Inside the package a clause for such a kind comes after `except RapidDistError: raise` wherever an error of this tree
+can arise under it: it would give that error another name.
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ class RapidDistError(Exception):
     """Base of all errors that are about the input or the surroundings, not about the code."""
 
 
-class SpecError(RapidDistError):
+class SpecError(RapidDistError, ValueError):
     """A setting is unknown, out of range, or does not fit the other settings."""
 
 
-class InputError(RapidDistError):
+class InputError(RapidDistError, ValueError):
     """Source data is missing, empty, corrupt, or of the wrong shape or kind."""
 
 
@@ -25,7 +29,7 @@ class ArtifactError(RapidDistError):
     """A folder holds the work of another spec, or a file does not match its manifest."""
 
 
-class StorageError(RapidDistError):
+class StorageError(RapidDistError, OSError):
     """The store refused, is full, or cannot be reached."""
 
 

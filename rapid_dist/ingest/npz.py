@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from rapid_dist.errors import InputError
+from rapid_dist.errors import InputError, RapidDistError
 from rapid_dist.ingest.pixels import array_layout
 from rapid_dist.ingest.units import NO_LABEL, SourceUnit, class_indices, open_file, refuse_unnamed_text, row_ranges
 
@@ -77,6 +77,8 @@ def _opened(uri: str) -> Iterator[zipfile.ZipFile]:
     try:
         with open_file(uri) as file, zipfile.ZipFile(file) as archive:
             yield archive
+    except RapidDistError:
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise InputError(f"{uri} is not a readable .npz file ({type(error).__name__}); write it again") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rapid_dist.errors import InputError
+from rapid_dist.errors import InputError, RapidDistError
 from rapid_dist.ingest.pixels import CorruptImageError
 from rapid_dist.ingest.provenance import refuse_own_table
 from rapid_dist.ingest.units import NO_LABEL, SourceUnit, class_indices, open_file, refuse_unnamed_text, row_ranges
@@ -236,6 +236,8 @@ def _opened(uri: str) -> Iterator[Any]:
         try:
             parquet = pq.ParquetFile(file)
             yield parquet
+        except RapidDistError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"{uri} is not a readable Parquet file ({type(error).__name__}); write it again"

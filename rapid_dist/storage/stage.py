@@ -172,8 +172,9 @@ class OwnerLog:
         """Stage -> seconds, over all calls that worked on it. Raises ArtifactError when the file is no such log."""
         if not self._run.exists(layout.OWNER_LOG):
             return {}
+        data = self._run.read_bytes(layout.OWNER_LOG)
         try:
-            plain = json.loads(self._run.read_bytes(layout.OWNER_LOG))
+            plain = json.loads(data)
             return {str(stage): float(seconds) for stage, seconds in plain["seconds"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ArtifactError(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-from rapid_dist.errors import InputError, StorageError
+from rapid_dist.errors import InputError, RapidDistError, StorageError
 from rapid_dist.storage import s3
 
 Value = TypeVar("Value")
@@ -280,7 +280,7 @@ def translated(uri: str) -> Iterator[None]:
     """Turns what a file system raises into one StorageError that names the place and never a secret."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except (RapidDistError, FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
         if uri.startswith("s3://"):

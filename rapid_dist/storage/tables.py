@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rapid_dist.errors import ArtifactError
+from rapid_dist.errors import ArtifactError, RapidDistError
 from rapid_dist.storage.manifest import FileEntry, Manifest, read_file, write_file
 from rapid_dist.storage.store import Store
 
@@ -44,6 +44,8 @@ def read_column(file: BinaryIO, name: str, *, where: str) -> np.ndarray:
     """One flat column of a table, without the others. Raises ArtifactError when there is no such table or column."""
     try:
         return pq.read_table(file, columns=[name]).column(name).to_numpy()
+    except RapidDistError:
+        raise
     except (pa.ArrowException, OSError, KeyError) as error:
         raise _no_table(where, error) from None
 
@@ -79,6 +81,8 @@ def grouped_table_arrays(data: bytes, *, where: str) -> tuple[dict[str, np.ndarr
         numbers = json.loads(parquet.schema_arrow.metadata[_GROUPS])
         counts = [parquet.metadata.row_group(i).num_rows for i in range(len(numbers))]
         return _to_arrays(parquet.read()), np.repeat(np.array(numbers, dtype=np.int64), counts)
+    except RapidDistError:
+        raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, IndexError) as error:
         raise _no_table(where, error) from None
 
@@ -97,6 +101,8 @@ def read_table_group(
         if group not in numbers:
             return None
         return _to_arrays(parquet.read_row_group(numbers.index(group), columns=columns))
+    except RapidDistError:
+        raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise _no_table(where, error) from None
 
