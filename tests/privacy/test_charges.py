@@ -89,7 +89,7 @@ def test_only_charges_can_be_merged():
 
 
 # Builds its plan by hand from settings of its own; its charges are checked against the plan's by the audit itself.
-STILL_BY_HAND = {"training/audit/trials.py"}
+STILL_BY_HAND = {"audit/trials.py"}
 
 
 def test_the_mechanism_of_a_training_step_is_written_down_in_one_place():
