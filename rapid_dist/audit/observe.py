@@ -18,6 +18,7 @@ from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import Collective, on_rank_zero
+from rapid_dist.training.plan import PrivateRun
 from rapid_dist.training.private import Book, open_attempt, train_attempt
 from rapid_dist.training.state import CheckpointFolder
 
@@ -153,16 +154,18 @@ def _run(
     _, completed = train_attempt(
         model,
         trial.records.part(watch.rank, watch.world_size),
-        plan=plan,
+        PrivateRun(
+            plan=plan,
+            training=trial.training,
+            schedule=trial.schedule,
+            alphas_cumprod=make_alphas_cumprod(trial.schedule).to(watch.device),
+            num_conditions=NUM_CLASSES + trial.num_canaries,
+            max_physical_batch_size=4096,
+            device=watch.device,
+        ),
         attempt=attempt,
-        training=trial.training,
-        schedule=trial.schedule,
-        alphas_cumprod=make_alphas_cumprod(trial.schedule).to(watch.device),
-        num_conditions=NUM_CLASSES + trial.num_canaries,
         collective=watch,
         checkpoints=CheckpointFolder(work.child("checkpoints")),
-        max_physical_batch_size=4096,
-        device=watch.device,
         watch=lambda state: note,
     )
     return completed

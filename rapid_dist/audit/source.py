@@ -51,7 +51,7 @@ from rapid_dist.storage.stage import map_serially
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, read_all_images
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.plan import build_plan
+from rapid_dist.training.plan import build_plan, private_run
 from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, make_private_batch, start_model
 
 STEPS = 2
@@ -141,12 +141,8 @@ class Road:
                 batch = make_private_batch(
                     partition,
                     step.included(partition.example_id),
+                    private_run(self.spec, self.plan, share.inputs.models.alphas_cumprod, device="cpu"),
                     step=step.number,
-                    training=self.spec.training,
-                    schedule=self.spec.schedule,
-                    alphas_cumprod=share.inputs.models.alphas_cumprod,
-                    num_conditions=self.spec.data.num_classes,
-                    device="cpu",
                 )
                 total += step.clipped_sum(model, batch, max_physical_batch_size=4096)
                 share.look_at(batch, lambda one, step=step: step.clipped_sum(model, one, max_physical_batch_size=4096))

@@ -18,6 +18,7 @@ from rapid_dist.seeding import make_generator
 from rapid_dist.specs import RunSpec
 from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import Collective
+from rapid_dist.training.plan import private_run
 from rapid_dist.training.private import Book, PrivateAttempt, open_attempt, train_attempt
 from rapid_dist.training.private_data import PrivatePartition
 from rapid_dist.training.state import CheckpointFolder
@@ -66,19 +67,14 @@ class MadeUp:
             statement_fn=statement_fn,
             collective=workers,
         )
+        training = replace(spec.training, steps=steps, checkpoint_every=checkpoint_every)
         train_attempt(
             copy.deepcopy(self.model),
             self.part(workers.rank, workers.world_size),
-            plan=plan,
+            private_run(replace(spec, training=training), plan, self.alphas_cumprod, device="cpu"),
             attempt=attempt,
-            training=replace(spec.training, steps=steps, checkpoint_every=checkpoint_every),
-            schedule=spec.schedule,
-            alphas_cumprod=self.alphas_cumprod,
-            num_conditions=spec.data.num_classes,
             collective=workers,
             checkpoints=CheckpointFolder(folder),
-            max_physical_batch_size=spec.runtime.max_physical_batch_size,
-            device="cpu",
             watch=lambda state: lambda step: None,
             meter=meter,
         )

@@ -31,7 +31,7 @@ from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, table_arrays, table_bytes
 from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
-from rapid_dist.training.plan import build_plan
+from rapid_dist.training.plan import build_plan, private_run
 from rapid_dist.training.private import BlockEnd, PrivateAttempt, open_attempt, train_attempt
 from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, start_model
 from rapid_dist.training.state import CheckpointFolder, TrainState
@@ -264,16 +264,10 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     state, completed = train_attempt(
         model,
         inputs.partition,
-        plan=plan,
+        private_run(spec, plan, inputs.models.alphas_cumprod, device=device),
         attempt=attempt,
-        training=spec.training,
-        schedule=spec.schedule,
-        alphas_cumprod=inputs.models.alphas_cumprod,
-        num_conditions=spec.data.num_classes,
         collective=collective,
         checkpoints=CheckpointFolder(out.child("checkpoints")),
-        max_physical_batch_size=spec.runtime.max_physical_batch_size,
-        device=device,
         watch=watch,
         on_block=lambda state: None if scorer is None else scorer.at_block_end(block_end(state)),
         meter=PrivateStepMeter(

@@ -1,9 +1,43 @@
-"""From a run's spec to its privacy plan: the one place where settings become the numbers that privacy/ works with."""
+"""From a run's spec to its privacy plan, and to all that private training needs to know besides its records."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+
 from rapid_dist.privacy.plan import PrivacyPlan, calibrated_plan
-from rapid_dist.specs import RunSpec
+from rapid_dist.specs import RunSpec, ScheduleSpec, TrainingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateRun:
+    """The public constants of private training, the same on every worker.
+
+    alphas_cumprod: (num_train_timesteps,) float64, on the device. num_conditions: width of the one-hot condition.
+    max_physical_batch_size: examples times draws in memory at once; it changes no result. device: where the model is.
+    """
+
+    plan: PrivacyPlan
+    training: TrainingSpec
+    schedule: ScheduleSpec
+    alphas_cumprod: torch.Tensor
+    num_conditions: int
+    max_physical_batch_size: int
+    device: str = "cpu"
+
+
+def private_run(spec: RunSpec, plan: PrivacyPlan, alphas_cumprod: torch.Tensor, *, device: str) -> PrivateRun:
+    """Returns the constants of a run's private training."""
+    return PrivateRun(
+        plan=plan,
+        training=spec.training,
+        schedule=spec.schedule,
+        alphas_cumprod=alphas_cumprod,
+        num_conditions=spec.data.num_classes,
+        max_physical_batch_size=spec.runtime.max_physical_batch_size,
+        device=device,
+    )
 
 
 def build_plan(spec: RunSpec) -> PrivacyPlan:

@@ -16,8 +16,9 @@ from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import DEFAULT_JOB, PaidSteps
 from rapid_dist.privacy.plan import PrivacyPlan
-from rapid_dist.specs import ScheduleSpec, TrainingSpec
+from rapid_dist.specs import TrainingSpec
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
+from rapid_dist.training.plan import PrivateRun
 from rapid_dist.training.private_data import PrivateInputs, PrivatePartition, make_private_batch
 from rapid_dist.training.state import CheckpointFolder, TrainState, check_stamp, checkpoint_stamp
 
@@ -67,22 +68,16 @@ def _pay_for_block(
 def train_privately(
     state: TrainState,
     partition: PrivatePartition,
+    run: PrivateRun,
     *,
-    plan: PrivacyPlan,
     attempt: PrivateAttempt,
-    training: TrainingSpec,
-    schedule: ScheduleSpec,
-    alphas_cumprod: torch.Tensor,
-    num_conditions: int,
     collective: Collective,
     checkpoints: CheckpointFolder,
-    max_physical_batch_size: int,
-    device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
     on_block: Callable[[TrainState], None] = lambda state: None,
     meter: PrivateStepMeter | None = None,
 ) -> bool:
-    """Runs from state.step to training.steps; returns False when the budget ran out before the last step.
+    """Runs from state.step to the last step; returns False when the budget ran out before it.
 
     Every worker calls it with the same arguments but its own partition. Checkpoints are written by rank 0.
     on_block hears of every paid block once its checkpoint is written, on every worker alike.
@@ -90,6 +85,7 @@ def train_privately(
     Guarantee: before a step's noise exists, its charge is durable in the ledger; a step that cannot be paid for
     is not taken.
     """
+    plan, training = run.plan, run.training
     plan.require_key(attempt.key)
     meter = meter or PrivateStepMeter(Recorder(), planned_steps=training.steps, expected_batch_size=0)
     meter.begin(state.step)
@@ -101,19 +97,11 @@ def train_privately(
             return False
         for private_step in plan.private_steps(attempt.key, paid):
             with meter.phase("data"):
-                batch = make_private_batch(
-                    partition,
-                    private_step.included(partition.example_id),
-                    step=private_step.number,
-                    training=training,
-                    schedule=schedule,
-                    alphas_cumprod=alphas_cumprod,
-                    num_conditions=num_conditions,
-                    device=device,
-                )
+                included = private_step.included(partition.example_id)
+                batch = make_private_batch(partition, included, run, step=private_step.number)
             with meter.phase("gradient"):
                 local_sum = private_step.clipped_sum(
-                    state.model, batch, max_physical_batch_size=max_physical_batch_size
+                    state.model, batch, max_physical_batch_size=run.max_physical_batch_size
                 )
             with meter.phase("noise"):
                 released = private_step.release(local_sum, TimedCollective(collective, meter))
@@ -178,40 +166,28 @@ def open_attempt(
 def train_attempt(
     model: torch.nn.Module,
     partition: PrivatePartition,
+    run: PrivateRun,
     *,
-    plan: PrivacyPlan,
     attempt: PrivateAttempt,
-    training: TrainingSpec,
-    schedule: ScheduleSpec,
-    alphas_cumprod: torch.Tensor,
-    num_conditions: int,
     collective: Collective,
     checkpoints: CheckpointFolder,
-    max_physical_batch_size: int,
-    device: str,
     watch: Callable[[TrainState], Callable[[int], None]],
     on_block: Callable[[TrainState], None] = lambda state: None,
     meter: PrivateStepMeter | None = None,
 ) -> tuple[TrainState, bool]:
-    """Trains from the newest checkpoint, if there is one, and says whether the last step was reached.
+    """Trains from the newest checkpoint, if there is one; returns the state, and whether the last step was reached.
 
-    watch: given the state before the first step of this attempt, returns what hears of every step after it.
+    watch: called once with the state before the first step of this attempt; returns a callback for every step after it.
     """
-    state = TrainState(model, learning_rate=training.learning_rate, ema_decay=training.ema_decay)
-    _resume(state, checkpoints, plan, attempt, collective)
+    state = TrainState(model, learning_rate=run.training.learning_rate, ema_decay=run.training.ema_decay)
+    _resume(state, checkpoints, run.plan, attempt, collective)
     completed = train_privately(
         state,
         partition,
-        plan=plan,
+        run,
         attempt=attempt,
-        training=training,
-        schedule=schedule,
-        alphas_cumprod=alphas_cumprod,
-        num_conditions=num_conditions,
         collective=collective,
         checkpoints=checkpoints,
-        max_physical_batch_size=max_physical_batch_size,
-        device=device,
         on_step=watch(state),
         on_block=on_block,
         meter=meter,
@@ -222,7 +198,7 @@ def train_attempt(
 def _resume(
     state: TrainState, checkpoints: CheckpointFolder, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective
 ) -> None:
-    """Goes on from the newest checkpoint, when the ledger counts what is in it."""
+    """Resumes from the newest checkpoint, when the ledger counts what is in it."""
     saved = agree(collective, checkpoints.latest)
     if saved is None:
         return

@@ -33,6 +33,7 @@ from rapid_dist.storage.manifest import Manifest, open_artifact
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, read_all_images
 from rapid_dist.training.collective import Collective
+from rapid_dist.training.plan import PrivateRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +59,18 @@ class PrivatePartition:
 def make_private_batch(
     partition: PrivatePartition,
     included: np.ndarray,
+    run: PrivateRun,
     *,
     step: int,
-    training: TrainingSpec,
-    schedule: ScheduleSpec,
-    alphas_cumprod: torch.Tensor,
-    num_conditions: int,
-    device: str,
 ) -> PrivateBatch:
-    """The batch of the included records (n,) bool at this step.
+    """Returns the batch of the included records (n,) bool at this step.
 
     Timesteps, diffusion noise and label dropout are functions of (seed, step, content of the record), so neither the
     worker that holds a record, nor its place in the data set, nor the other records change them.
 
     Guarantee: row i is a function of the content of record i and public values alone.
     """
+    training, schedule, device = run.training, run.schedule, run.device
     index = np.flatnonzero(included)
     address, draws = partition.address[index], training.noise_multiplicity
     latent = partition.latent[index]
@@ -88,14 +86,14 @@ def make_private_batch(
     flat_timestep = torch.from_numpy(timestep).flatten().to(device)
     flat_noise = torch.from_numpy(noise).flatten(0, 1).to(device)
     objective = OBJECTIVES[training.objective]
-    target = objective(x0, flat_noise, surrogate, value_timestep(schedule), alphas_cumprod)
-    x_t = add_noise(x0, flat_timestep, target, alphas_cumprod)
+    target = objective(x0, flat_noise, surrogate, value_timestep(schedule), run.alphas_cumprod)
+    x_t = add_noise(x0, flat_timestep, target, run.alphas_cumprod)
     shape = (len(index), draws, *latent.shape[1:])
     return PrivateBatch(
         x_t=x_t.reshape(shape),
         noise=target.reshape(shape),
         timestep=flat_timestep.reshape(len(index), draws),
-        condition=one_hot_condition(label.to(device), num_conditions),
+        condition=one_hot_condition(label.to(device), run.num_conditions),
     )
 
 

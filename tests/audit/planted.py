@@ -98,12 +98,13 @@ def empty_local_batches_dropped(replace: Replace) -> None:
     """Each worker skips the steps in which it has no record itself, as a loader that drops empty batches makes it."""
     train_privately, private_steps = private_run.train_privately, PrivacyPlan.private_steps
 
-    def train(state, partition, *, plan, **settings):
+    def train(state, partition, run, **settings):
         def own_steps(self, key, paid):
             return (s for s in private_steps(self, key, paid) if s.included(partition.example_id).any())
 
         own = type("OwnPlan", (PrivacyPlan,), {"private_steps": own_steps})
-        return train_privately(state, partition, plan=own(**dataclasses.asdict(plan)), **settings)
+        run = dataclasses.replace(run, plan=own(**dataclasses.asdict(run.plan)))
+        return train_privately(state, partition, run, **settings)
 
     replace(private_run, "train_privately", train)
 
@@ -138,10 +139,11 @@ def released_mean_over_the_actual_batch(replace: Replace) -> None:
 def normaliser_from_len_dataset(replace: Replace) -> None:
     train_privately = private_run.train_privately
 
-    def train(state, partition, *, plan, collective, **settings):
+    def train(state, partition, run, *, collective, **settings):
         size = collective.sum(torch.tensor([float(len(partition))])).item()
-        counted = dataclasses.replace(plan, expected_batch_size=plan.sample_rate * max(1.0, size))
-        return train_privately(state, partition, plan=counted, collective=collective, **settings)
+        counted = dataclasses.replace(run.plan, expected_batch_size=run.plan.sample_rate * max(1.0, size))
+        run = dataclasses.replace(run, plan=counted)
+        return train_privately(state, partition, run, collective=collective, **settings)
 
     replace(private_run, "train_privately", train)
 

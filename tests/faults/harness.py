@@ -26,7 +26,7 @@ from rapid_dist.storage.manifest import Manifest, read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import table_arrays
 from rapid_dist.training.collective import SingleProcess
-from rapid_dist.training.plan import build_plan
+from rapid_dist.training.plan import build_plan, private_run
 from rapid_dist.training.private import learning_rate_factor
 from rapid_dist.training.private_data import load_private_inputs, make_private_batch, start_model
 from rapid_dist.training.state import TrainState
@@ -196,12 +196,8 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
         batch = make_private_batch(
             inputs.partition,
             private_step.included(inputs.partition.example_id),
+            private_run(spec, plan, inputs.models.alphas_cumprod, device="cpu"),
             step=step,
-            training=spec.training,
-            schedule=spec.schedule,
-            alphas_cumprod=inputs.models.alphas_cumprod,
-            num_conditions=spec.data.num_classes,
-            device="cpu",
         )
         local_sum = private_step.clipped_sum(model, batch, max_physical_batch_size=1000)
         state.set_gradients(private_step.release(local_sum, SingleProcess()))

@@ -19,6 +19,7 @@ from rapid_dist.seeding import content_addresses
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import SingleProcess
+from rapid_dist.training.plan import PrivateRun
 from rapid_dist.training.private import PrivateAttempt, train_privately
 from rapid_dist.training.private_data import PrivatePartition
 from rapid_dist.training.state import CheckpointFolder, TrainState
@@ -111,6 +112,19 @@ def make_training(**changes: Any) -> TrainingSpec:
     return TrainingSpec(**{**values, **changes})
 
 
+def make_run(*, plan: PrivacyPlan | None = None, training: TrainingSpec | None = None, **changes: Any) -> PrivateRun:
+    """The constants of the tiny problem, with some of them replaced."""
+    values = {
+        "plan": plan or make_plan(),
+        "training": training or make_training(),
+        "schedule": SCHEDULE,
+        "alphas_cumprod": ALPHAS,
+        "num_conditions": NUM_CLASSES,
+        "max_physical_batch_size": 1000,
+    }
+    return PrivateRun(**{**values, **changes})
+
+
 def make_records(num_records: int, *, has_surrogate: bool = False) -> PrivatePartition:
     rng = np.random.default_rng(3)
     latent, surrogate = (torch.from_numpy(rng.normal(size=(num_records, *SHAPE)).astype("f4")) for _ in range(2))
@@ -178,15 +192,10 @@ def train(
     return train_privately(
         state,
         records,
-        plan=plan or make_plan(),
+        make_run(plan=plan, training=training, max_physical_batch_size=max_physical_batch_size),
         attempt=attempt,
-        training=training or make_training(),
-        schedule=SCHEDULE,
-        alphas_cumprod=ALPHAS,
-        num_conditions=NUM_CLASSES,
         collective=collective or SingleProcess(),
         checkpoints=folder,
-        max_physical_batch_size=max_physical_batch_size,
         **kwargs,
     )
 

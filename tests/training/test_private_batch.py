@@ -5,7 +5,7 @@ import torch
 from rapid_dist.diffusion.process import add_noise, noise_towards, value_timestep
 from rapid_dist.specs import ScheduleSpec
 from rapid_dist.training.private_data import draw_timesteps, make_private_batch
-from tests.training.helpers import ALPHAS, NUM_CLASSES, SCHEDULE, SHAPE, make_records, make_training, take
+from tests.training.helpers import ALPHAS, NUM_CLASSES, SCHEDULE, SHAPE, make_records, make_run, make_training, take
 
 FIELDS = ("x_t", "noise", "timestep", "condition")
 DRAWS = 3
@@ -15,12 +15,12 @@ def make_batch(records, included=None, *, step=4, schedule=SCHEDULE, num_conditi
     return make_private_batch(
         records,
         np.ones(len(records), dtype=bool) if included is None else np.asarray(included),
+        make_run(
+            training=make_training(noise_multiplicity=DRAWS, **changes),
+            schedule=schedule,
+            num_conditions=num_conditions,
+        ),
         step=step,
-        training=make_training(noise_multiplicity=DRAWS, **changes),
-        schedule=schedule,
-        alphas_cumprod=ALPHAS,
-        num_conditions=num_conditions,
-        device="cpu",
     )
 
 
