@@ -21,11 +21,12 @@ from rapid_dist.runtime.query_service import routing_section, served_search
 from rapid_dist.runtime.session import available_cpus
 from rapid_dist.sampling.draw import evaluations_per_image, private_sampler, sample_labels, sample_public_only
 from rapid_dist.specs import RunSpec
-from rapid_dist.stages.train import TRAIN, VOTES, WEIGHTS
+from rapid_dist.stages.train import TRAIN, WEIGHTS
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_file
 from rapid_dist.storage.stage import FinishedParts, StageFolder
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import ImageTable, table_arrays, write_images
+from rapid_dist.training.private import VOTES
 
 SAMPLE = "sample"
 SAMPLE_PUBLIC = "sample_public_only"

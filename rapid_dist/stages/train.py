@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
-
 from rapid_dist.errors import BudgetExceededError, PrivacyError
 from rapid_dist.knowledge_base.files import BUILD
 from rapid_dist.metrics.recorder import Recorder
@@ -17,7 +15,6 @@ from rapid_dist.metrics.steps import PrivateStepMeter, group_started
 from rapid_dist.models.public import PRETRAIN, save_weights
 from rapid_dist.privacy.ledger import Ledger, has_ledger, join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
-from rapid_dist.privacy.release import count_votes, noise_histogram
 from rapid_dist.privacy.statement import build_statement
 from rapid_dist.runtime.ledger_actor import ledger_actor
 from rapid_dist.runtime.mailbox import relayed_recorder
@@ -28,16 +25,15 @@ from rapid_dist.specs import RunSpec
 from rapid_dist.storage.manifest import FileEntry, Manifest, file_entry, open_artifact
 from rapid_dist.storage.stage import StageFolder
 from rapid_dist.storage.store import Store
-from rapid_dist.storage.tables import INGEST, table_arrays, table_bytes
+from rapid_dist.storage.tables import INGEST
 from rapid_dist.telemetry import Progress, headed, say
-from rapid_dist.training.collective import Collective, agree, on_rank_zero
+from rapid_dist.training.collective import Collective, agree
 from rapid_dist.training.plan import build_plan, private_run
-from rapid_dist.training.private import BlockEnd, PrivateAttempt, open_attempt, train_attempt
-from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, start_model
+from rapid_dist.training.private import VOTES, BlockEnd, open_attempt, release_votes, train_attempt
+from rapid_dist.training.private_data import load_private_inputs, start_model
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
 TRAIN = "train"
-VOTES = "votes.parquet"
 WEIGHTS = "denoiser.safetensors"
 JOB = "job.json"
 
@@ -191,36 +187,6 @@ def _job_of(out: Store) -> str:
     return json.loads(out.read_bytes(JOB))["job"]
 
 
-def _release_votes(
-    inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
-) -> np.ndarray | None:
-    """Noisy votes (classes, prototypes): the release of an earlier attempt when it is there, else a charged one."""
-    charge = plan.votes_charge()
-    if charge is None:
-        return None
-
-    def is_released() -> bool:
-        if not out.exists(VOTES):
-            return False
-        attempt.ledger.require_charge(charge, job=attempt.job)
-        return True
-
-    if not on_rank_zero(collective, is_released):
-        import torch
-
-        shape = (spec.data.num_classes, inputs.num_prototypes)
-        counts = count_votes(inputs.partition.label.numpy(), inputs.prototype, shape)
-        total = collective.sum(torch.from_numpy(counts.astype(np.float64)).to(inputs.device)).cpu().numpy()
-
-        def pay_then_release() -> None:
-            paid = attempt.ledger.charge(charge, attempt=attempt.number)
-            noisy = noise_histogram(total, key=attempt.key, paid=paid)
-            out.write_bytes(VOTES, table_bytes({"noisy_votes": noisy}))
-
-        on_rank_zero(collective, pay_then_release)
-    return table_arrays(out.read_bytes(VOTES), where=f"{out.uri}/{VOTES}")["noisy_votes"]
-
-
 def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str, Any]:
     """What every worker of private training does; arguments as run_train makes them."""
     spec, plan, out, device = (arguments[k] for k in ("spec", "plan", "out", "device"))
@@ -249,7 +215,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
             search=arguments["search"],
         ),
     )
-    votes = _release_votes(inputs, spec, plan, attempt, collective, out)
+    votes = release_votes(inputs, spec, plan, attempt, collective, out)
     model = start_model(spec, inputs, votes).to(device)
 
     def watch(state: TrainState) -> Callable[[int], None]:

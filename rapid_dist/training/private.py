@@ -16,11 +16,16 @@ from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import DEFAULT_JOB, PaidSteps
 from rapid_dist.privacy.plan import PrivacyPlan
-from rapid_dist.specs import TrainingSpec
+from rapid_dist.privacy.release import count_votes, noise_histogram
+from rapid_dist.specs import RunSpec, TrainingSpec
+from rapid_dist.storage.store import Store
+from rapid_dist.storage.tables import table_arrays, table_bytes
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
 from rapid_dist.training.plan import PrivateRun
 from rapid_dist.training.private_data import PrivateInputs, PrivatePartition, make_private_batch
 from rapid_dist.training.state import CheckpointFolder, TrainState, check_stamp, checkpoint_stamp
+
+VOTES = "votes.parquet"
 
 
 class Payer(Protocol):
@@ -208,6 +213,34 @@ def _resume(
 
     on_rank_zero(collective, check)
     agree(collective, lambda: state.load_bytes(saved))
+
+
+def release_votes(
+    inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
+) -> np.ndarray | None:
+    """Noisy votes (classes, prototypes): the release of an earlier attempt when it is there, else a charged one."""
+    charge = plan.votes_charge()
+    if charge is None:
+        return None
+
+    def is_released() -> bool:
+        if not out.exists(VOTES):
+            return False
+        attempt.ledger.require_charge(charge, job=attempt.job)
+        return True
+
+    if not on_rank_zero(collective, is_released):
+        shape = (spec.data.num_classes, inputs.num_prototypes)
+        counts = count_votes(inputs.partition.label.numpy(), inputs.prototype, shape)
+        total = collective.sum(torch.from_numpy(counts.astype(np.float64)).to(inputs.device)).cpu().numpy()
+
+        def pay_then_release() -> None:
+            paid = attempt.ledger.charge(charge, attempt=attempt.number)
+            noisy = noise_histogram(total, key=attempt.key, paid=paid)
+            out.write_bytes(VOTES, table_bytes({"noisy_votes": noisy}))
+
+        on_rank_zero(collective, pay_then_release)
+    return table_arrays(out.read_bytes(VOTES), where=f"{out.uri}/{VOTES}")["noisy_votes"]
 
 
 @dataclass(frozen=True, kw_only=True)
