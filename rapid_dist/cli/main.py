@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rapid_dist.cli.bench import bench
+from rapid_dist.cli.docs import docs
 from rapid_dist.cli.kb import kb
 from rapid_dist.cli.metrics import metrics
 from rapid_dist.cli.privacy import audit, calibrate, epsilon, ledger
@@ -18,5 +19,5 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
-for _command in (demo, run, ingest, *STAGE_COMMANDS, tune, epsilon, calibrate, kb, ledger, audit, metrics, bench):
+for _command in (demo, run, ingest, *STAGE_COMMANDS, tune, epsilon, calibrate, kb, ledger, audit, metrics, bench, docs):
     main.add_command(_command)
