@@ -1,69 +1,168 @@
-"""The demo's spec: the embedded recipe with its data written beside the run."""
+"""A run from Python: what it costs, its stages, its report and samples, and further samples later.
+
+>>> import rapid_dist as rd
+>>> run = rd.Run("spec.yaml", out="my-run", overrides={"runtime.num_workers": 2})
+>>> run.plan()                                  # nothing is run, nothing is read but the spec
+RunPlan(epsilon ... of 8 at delta 0.001 (PRV ..., RDP ...), noise multiplier ..., 12 steps of about 32 records)
+>>> results = run()                             # or run("train"), or run.train(); what is finished is skipped
+>>> sorted(run.report()["accuracy"])[:2]
+[..., ...]
+>>> image, label = run.samples()[0]
+>>> image.shape
+torch.Size([1, 8, 8])
+>>> images, labels = rd.Run.open("my-run").sample(5, labels=[0, 1, 2, 3, 0])     # at no further privacy cost
+>>> images.shape
+(5, 1, 8, 8)
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from rapid_dist import layout
-from rapid_dist.errors import ArtifactError, RapidDistError, StorageError
-from rapid_dist.metrics.ledger_watch import watched_ledger
-from rapid_dist.metrics.recorder import current_recorder, stage_shown
-from rapid_dist.specs import RunSpec, parse_spec
-from rapid_dist.storage.digest import differing_keys
+from rapid_dist.errors import SpecError
+from rapid_dist.specs import RunSpec, load_spec, parse_spec
+from rapid_dist.stages.pipeline import STAGE_FUNCTIONS, RunFolder, StageResult, no_run, saved_spec
 from rapid_dist.storage.manifest import open_artifact, read_manifest
-from rapid_dist.storage.stage import BEGUN, OwnerLog
 from rapid_dist.storage.store import Store
-from rapid_dist.telemetry import format_seconds, headed, say
+from rapid_dist.telemetry import headed, say
 
-STAGES = ("ingest", "pretrain", "build-kb", "train", "sample", "evaluate")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rapid_dist.sampling.dataset import SampleDataset
+
+STAGES = tuple(STAGE_FUNCTIONS)
+Location = str | os.PathLike[str] | Store
+Overrides = Mapping[str, Any] | Iterable[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """A finished stage: its manifest's folder, how long it took in all, and whether this call had anything to do.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunPlan:
+    """What private training will cost, worked out from public constants before anything runs.
 
-    seconds: for the owner alone, since stages read private data; None where this run does not know.
+    Attributes:
+        noise_multiplier: Noise standard deviation over max_grad_norm.
+        epsilon: What votes and all steps cost together at delta, by PLD: the number to state.
+        epsilon_prv: The same by PRV, an independent code; None where it cannot answer.
+        epsilon_rdp: The same by RDP, an upper bound.
+        delta: The delta that epsilon is stated at.
+        target_epsilon: What the run may spend, with its spare steps.
+        steps: Training steps.
+        spare_steps: Steps that restarts may lose, paid for within the target.
+        sample_rate: Probability with which a record joins a step.
+        expected_batch_size: Records a step has on average, a public constant.
+        max_grad_norm: The L2 norm that each record's gradient is clipped to.
+        is_private: False with a debugging key: then no epsilon holds.
     """
 
-    stage: str
-    uri: str
-    seconds: float | None
-    skipped: bool
+    noise_multiplier: float
+    epsilon: float
+    epsilon_prv: float | None
+    epsilon_rdp: float
+    delta: float
+    target_epsilon: float
+    steps: int
+    spare_steps: int
+    sample_rate: float
+    expected_batch_size: float
+    max_grad_norm: float
+    is_private: bool
+
+    def __repr__(self) -> str:
+        prv = "not available" if self.epsilon_prv is None else f"{self.epsilon_prv:.4f}"
+        stamp = "" if self.is_private else "NOT PRIVATE, a debugging key is set: "
+        return (
+            f"RunPlan({stamp}epsilon {self.epsilon:.4f} of {self.target_epsilon:g} at delta {self.delta:g} (PRV {prv}, "
+            f"RDP {self.epsilon_rdp:.4f}), noise multiplier {self.noise_multiplier:.4f}, {self.steps} steps of about "
+            f"{self.expected_batch_size:g} records)"
+        )
 
 
-class Run:
-    """One run's folder: `Run(spec, out).stage("train")` does that stage; earlier ones must be finished."""
+class Run(RunFolder):
+    """One run from two sets of images to synthetic images, in one folder.
 
-    def __init__(self, spec: RunSpec, out: Store):
-        self.spec, self.out = spec, out
-        self.owner_log = OwnerLog(out)
+    Args:
+        spec: A spec, or the path or s3:// URI of one in YAML.
+        out: Folder or s3:// prefix of the run. A stage creates it; it may hold a run of this spec already.
+        overrides: Settings that replace those of the spec, as {"privacy.target_epsilon": 3} or ["section.key=value"].
 
-    def store(self, relative: str) -> Store:
-        return self.out.child(relative)
+    Raises:
+        SpecError: A setting is unknown, out of range, or does not fit the others.
+        InputError: The spec file does not exist.
+    """
 
-    def save_spec(self) -> None:
-        """Saves the resolved spec before anything runs. Raises ArtifactError for a folder of another spec."""
-        if self.out.exists(layout.SPEC):
-            saved = parse_spec(self.out.read_bytes(layout.SPEC).decode(), source=f"{self.out.uri}/{layout.SPEC}")
-            if saved.digest == self.spec.digest:
-                return
-            if self._has_begun():
-                changes = differing_keys(saved.meaning(), self.spec.meaning())
-                raise ArtifactError(
-                    f"{self.out.uri} holds a run of another spec ({'; '.join(changes[:3])}"
-                    f"{' and more' if len(changes) > 3 else ''}); use another --out folder, or the first spec"
-                )
-        self.out.write_bytes(layout.SPEC, self.spec.to_yaml().encode())
+    def __init__(self, spec: RunSpec | str | os.PathLike[str], out: Location, *, overrides: Overrides = ()):
+        changes = _as_lines(overrides)
+        if not isinstance(spec, RunSpec):
+            spec = load_spec(os.fspath(spec), overrides=changes)
+        elif changes:
+            spec = parse_spec(spec.to_yaml(), overrides=changes)
+        super().__init__(spec, _store(out))
 
-    def _has_begun(self) -> bool:
-        """Whether any stage wrote something; until then a mistaken spec may be corrected in place."""
-        stores = [self.store(folder) for folder in layout.FOLDERS]
-        return any(store.list_files() for store in stores)
+    @classmethod
+    def open(cls, out: Location, *, overrides: Overrides = ()) -> Run:
+        """Opens the run that a folder holds, by the spec saved in it.
+
+        Args:
+            out: Folder or s3:// prefix of the run.
+            overrides: As for Run; settings of runtime may change, another setting makes it another run.
+
+        Raises:
+            ArtifactError: The folder holds no run.
+        """
+        store = _store(out)
+        spec = saved_spec(store)
+        if spec is None:
+            raise no_run(store)
+        return cls(spec, store, overrides=overrides)
+
+    def __repr__(self) -> str:
+        return f"Run({self.spec.name!r}, out={self.out.uri!r})"
+
+    def __call__(self, *stages: str) -> list[StageResult]:
+        """Runs all stages, or those named; a finished one is skipped, an interrupted one resumes.
+
+        Args:
+            stages: Some of ingest, pretrain, build-kb, train, sample, evaluate; in the order to run them.
+
+        Returns:
+            What each did, in order; ingest and sample give one result a dataset.
+
+        Raises:
+            SpecError: There is no such stage, or the budget cannot pay for the run.
+            ArtifactError: A stage before is not finished, or the folder holds a run of another spec.
+        """
+        unknown = [name for name in stages if name not in STAGES]
+        if unknown:
+            raise SpecError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(STAGES)}")
+        return self.run_stages(stages or STAGES)
+
+    def ingest(self) -> list[StageResult]:
+        """Reads the images into datasets: run("ingest")."""
+        return self("ingest")
+
+    def pretrain(self) -> list[StageResult]:
+        """Trains the public models: run("pretrain")."""
+        return self("pretrain")
+
+    def build_knowledge_base(self) -> list[StageResult]:
+        """Builds the knowledge base of public trajectories: run("build-kb")."""
+        return self("build-kb")
+
+    def train(self) -> list[StageResult]:
+        """Trains the private denoiser, and charges the ledger for it: run("train")."""
+        return self("train")
+
+    def evaluate(self) -> list[StageResult]:
+        """Measures usefulness and likeness and writes the report: run("evaluate")."""
+        return self("evaluate")
 
     def run_stages(self, stages: tuple[str, ...] = STAGES) -> list[StageResult]:
         """Runs the named stages in order within one Ray session; finished ones are skipped and say so."""
@@ -72,222 +171,120 @@ class Run:
 
         self.save_spec()
         if "train" in stages and read_manifest(self.store(layout.TRAIN)) is None:
-            self._say_cost()
+            plan = self.plan()
+            say(
+                headed(
+                    "plan",
+                    f"noise multiplier {plan.noise_multiplier:.4f} for {plan.steps} steps: epsilon {plan.epsilon:.4f} "
+                    f"of {plan.target_epsilon:g} at delta {plan.delta:g}",
+                )
+            )
         with ray_session(self.spec.runtime), run_recorder(self.spec.name):
-            return [result for name in stages for result in _STAGES[name](self)]
+            return [result for name in stages for result in STAGE_FUNCTIONS[name](self)]
 
-    def _say_cost(self) -> None:
-        """Says what training will cost before any stage runs. Raises SpecError when the budget cannot pay for it."""
+    def plan(self) -> RunPlan:
+        """Works out the noise and what training will cost; runs nothing and reads nothing.
+
+        Raises:
+            SpecError: The budget cannot pay for the run.
+            PrivacyError: The accountants disagree.
+        """
         from rapid_dist.training.plan import build_plan
 
         plan = build_plan(self.spec)
-        cost = plan.planned_epsilon().pld
-        say(
-            headed(
-                "plan",
-                f"noise multiplier {plan.noise_multiplier:.4f} for {plan.steps} steps: epsilon {cost:.4f} of "
-                f"{plan.target_epsilon:g} at delta {plan.target_delta:g}",
-            )
+        cost = plan.planned_epsilon()
+        return RunPlan(
+            noise_multiplier=plan.noise_multiplier,
+            epsilon=cost.pld,
+            epsilon_prv=cost.prv,
+            epsilon_rdp=cost.rdp,
+            delta=plan.target_delta,
+            target_epsilon=plan.target_epsilon,
+            steps=plan.steps,
+            spare_steps=plan.spare_steps,
+            sample_rate=plan.sample_rate,
+            expected_batch_size=plan.expected_batch_size,
+            max_grad_norm=plan.max_grad_norm,
+            is_private=plan.is_private,
         )
 
     def report(self) -> dict[str, Any]:
-        """The report of a finished run, with the seconds that evaluation itself took."""
+        """Returns the report of a finished run as plain values, with the seconds that evaluation itself took.
+
+        It is the owner's, since some numbers were computed from private images; evaluation/shareable is for others.
+
+        Raises:
+            ArtifactError: The run has not been evaluated.
+        """
         manifest = open_artifact(self.store(layout.EVALUATION), stage="evaluate")
         report = dict(manifest.facts["report"])
         seconds = self.owner_log.of("evaluate", manifest)
         report["stage_seconds"] = {**(report["stage_seconds"] or {}), "evaluate": seconds}
         return report
 
-    def _dataset(self, source: str, folder: str) -> Store:
-        """Where a dataset lies: ingested beforehand by the user, or in this run's folder."""
-        given = Store(source)
-        return given if given.exists("manifest.json") else self.store(folder)
+    def samples(self, *, public_only: bool = False) -> SampleDataset:
+        """Returns the synthetic images of a finished run as a torch Dataset of (image, label) that reads lazily.
 
-    @property
-    def public(self) -> Store:
-        return self._dataset(self.spec.data.public, layout.PUBLIC_IMAGES)
+        Args:
+            public_only: Gives those of the public model alone, which epsilon 0 protects, to compare with.
 
-    @property
-    def private(self) -> Store:
-        return self._dataset(self.spec.data.private, layout.PRIVATE_IMAGES)
+        Raises:
+            ArtifactError: The run has not been sampled.
+        """
+        from rapid_dist.sampling.dataset import open_samples
+        from rapid_dist.stages.sample import SAMPLE, SAMPLE_PUBLIC
 
-    @property
-    def ledger(self) -> Store:
-        """The ledger of the private dataset, which this run shares with every other use of it."""
-        return self.private.child(layout.LEDGER)
-
-    @property
-    def test(self) -> Store | None:
-        return None if self.spec.data.test is None else self._dataset(self.spec.data.test, layout.TEST_IMAGES)
-
-    @property
-    def knowledge_base(self) -> Store | None:
-        return self.store(layout.KNOWLEDGE_BASE) if self.spec.schedule.uses_retrieval else None
-
-
-@contextmanager
-def _told(run: Run, name: str, store: Store, results: list[StageResult], *, is_whole: bool = True) -> Iterator[None]:
-    """Says that a stage begins or is skipped, keeps its result, and how long it took in the owner's log.
-
-    is_whole: False when a finished one lost files.
-    """
-    skipped = read_manifest(store) is not None and is_whole
-    if not skipped:
-        say(headed(name, "begins"))
-    started = time.monotonic()
-    try:
-        with stage_shown(current_recorder(), name):
-            yield
-    except (KeyboardInterrupt, RapidDistError) as error:
-        if not skipped and not isinstance(error, StorageError) and store.exists(BEGUN):  # it will be resumed
-            run.owner_log.add(name, time.monotonic() - started)
-        raise
-    if skipped:
-        say(headed(name, f"skipped: {store.uri} already matches its inputs and spec"))
-    else:
-        seconds = time.monotonic() - started
-        run.owner_log.add(name, seconds)
-        say(headed(name, f"done in {format_seconds(seconds)}: {store.uri}"))
-    seconds_in_all = run.owner_log.of(name, read_manifest(store))
-    results.append(StageResult(stage=name, uri=store.uri, seconds=seconds_in_all, skipped=skipped))
-
-
-def _ingest(run: Run) -> list[StageResult]:
-    return ingest_datasets(run, ("public", "private", "test"))
-
-
-def ingest_datasets(run: Run, names: tuple[str, ...]) -> list[StageResult]:
-    """Ingests those of a run's data sets that are named and given; finished ones are skipped."""
-    from rapid_dist.stages.ingest import run_ingest
-
-    data, results = run.spec.data, []
-    check_sources(run.spec)
-    shape = {"image_size": data.image_size, "num_channels": data.num_channels, "skip_corrupt": data.skip_corrupt}
-    private = {**shape, "privacy_class": "private", "class_names": data.class_names, "num_classes": data.num_classes}
-    public = {**shape, "privacy_class": "public", "class_names": data.public_class_names}
-    jobs = [
-        ("public", data.public, run.public, public),
-        ("private", data.private, run.private, {**private, "drop_equal_to": run.public}),
-    ]
-    if data.test is not None:
-        jobs.append(("test", data.test, run.test, {**private, "like": run.public}))
-    for name, source, store, arguments in [job for job in jobs if job[0] in names]:
-        with _told(run, f"ingest {name}", store, results):
-            if Store(source).uri == store.uri:
-                open_artifact(store, stage="ingest", privacy_classes=_classes_for(name))
-            else:
-                run_ingest(source, store, **arguments)
-    return results
-
-
-def check_sources(spec: RunSpec) -> None:
-    """Refuses what can be told wrong of the sources without reading them. Raises InputError."""
-    from rapid_dist.ingest.provenance import refuse_shared_sources
-
-    refuse_shared_sources(private=spec.data.private, public=spec.data.public, test=spec.data.test)
-
-
-def _classes_for(name: str) -> tuple[str, ...]:
-    return {"public": ("public",), "private": ("private",)}.get(name, ("public", "private"))
-
-
-def _pretrain(run: Run) -> list[StageResult]:
-    from rapid_dist.stages.pretrain import run_pretrain
-
-    results: list[StageResult] = []
-    store = run.store(layout.PRETRAIN)
-    with _told(run, "pretrain", store, results):
-        run_pretrain(run.spec, run.public, store)
-    return results
-
-
-def _build_knowledge_base(run: Run) -> list[StageResult]:
-    from rapid_dist.knowledge_base.versions import damaged_files
-    from rapid_dist.stages.knowledge_base import run_build_knowledge_base
-
-    results: list[StageResult] = []
-    if run.knowledge_base is None:
-        say(headed("build-kb", "not needed: split_step equals num_train_timesteps, so nothing is retrieved"))
-        return results
-    finished = read_manifest(run.knowledge_base)
-    is_whole = finished is None or not damaged_files(run.knowledge_base, finished)
-    with _told(run, "build-kb", run.knowledge_base, results, is_whole=is_whole):
-        run_build_knowledge_base(run.spec, run.public, run.store(layout.PRETRAIN), run.knowledge_base)
-    return results
-
-
-def _train(run: Run) -> list[StageResult]:
-    from rapid_dist.stages.train import run_train
-
-    results: list[StageResult] = []
-    store = run.store(layout.TRAIN)
-    with _told(run, "train", store, results), watched_ledger(run.ledger, current_recorder()):
-        run_train(
-            run.spec,
-            run.private,
-            run.store(layout.PRETRAIN),
-            run.knowledge_base,
-            run.ledger,
-            store,
+        folder, stage = (layout.PUBLIC_SAMPLES, SAMPLE_PUBLIC) if public_only else (layout.SAMPLES, SAMPLE)
+        return open_samples(
+            self.store(folder),
+            stage=stage,
+            num_classes=self.spec.data.num_classes,
+            class_names=self.spec.data.class_names,
         )
-    return results
 
+    def sample(
+        self,
+        n: int,
+        labels: int | str | Sequence[int | str] | None = None,
+        *,
+        seed: int | None = None,
+        first_index: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws n further images from a finished training, in this process, and writes nothing.
 
-def _sample(run: Run) -> list[StageResult]:
-    from rapid_dist.stages.sample import run_sample, run_sample_public_only
+        The stage of the same name is run("sample"). Image i is a function of the seed, its index first_index + i and
+        its label alone, up to rounding. Drawing uses what was released already, so it costs no privacy.
 
-    results: list[StageResult] = []
-    pretrain, samples, public = (run.store(f) for f in (layout.PRETRAIN, layout.SAMPLES, layout.PUBLIC_SAMPLES))
-    with _told(run, "sample", samples, results):
-        run_sample(run.spec, pretrain, run.knowledge_base, run.store(layout.TRAIN), samples)
-    with _told(run, "sample public-only", public, results):
-        run_sample_public_only(run.spec, pretrain, public)
-    return results
+        Args:
+            n: How many images, at least 1.
+            labels: A class for all images or one for each, by number or name. None draws classes as the spec's
+                class_proportions say. Without classes only None is right.
+            seed: None takes the spec's sampling.seed.
+            first_index: None begins at 0 with a seed, and after the images of the run itself without one.
 
+        Returns:
+            Images (n, C, H, W) uint8 and labels (n,) int64, -1 where the run has no classes.
 
-def _evaluate(run: Run) -> list[StageResult]:
-    from rapid_dist.stages.evaluate import run_evaluate
+        Raises:
+            InputError: There is no such class, or another number of labels than n.
+            ArtifactError: The run is not trained, or the folder holds a run of another spec.
+        """
+        from rapid_dist.sampling.draw import draw_labels, indices, label_numbers
+        from rapid_dist.stages.sample import draw_samples
 
-    results: list[StageResult] = []
-    store = run.store(layout.EVALUATION)
-    with _told(run, "evaluate", store, results):
-        run_evaluate(
-            run.spec,
-            samples=run.store(layout.SAMPLES),
-            public_samples=run.store(layout.PUBLIC_SAMPLES),
-            private=run.private,
-            public=run.public,
-            test=run.test,
-            out=store,
-            stage_seconds=_stage_seconds(run),
+        self.require_saved_spec()
+        data, sampling = self.spec.data, self.spec.sampling
+        spec = self.spec if seed is None else Run(self.spec, self.out, overrides={"sampling.seed": seed}).spec
+        first = first_index if first_index is not None else sampling.num_samples if seed is None else 0
+        index = indices(first, n)
+        if labels is None:
+            label = draw_labels(index, data.num_classes, sampling.class_proportions, spec.sampling.seed)
+        else:
+            label = label_numbers(labels, n, num_classes=data.num_classes, class_names=data.class_names)
+        images = draw_samples(
+            spec, self.store(layout.PRETRAIN), self.knowledge_base, self.store(layout.TRAIN), index, label
         )
-    return results
-
-
-def _stage_seconds(run: Run) -> dict[str, float]:
-    """Seconds of the stages finished so far, as far as this run knows them."""
-    places = {
-        "ingest public": run.public,
-        "ingest private": run.private,
-        "pretrain": run.store(layout.PRETRAIN),
-        "build-kb": run.knowledge_base,
-        "train": run.store(layout.TRAIN),
-        "sample": run.store(layout.SAMPLES),
-        "sample public-only": run.store(layout.PUBLIC_SAMPLES),
-    }
-    manifests = {name: read_manifest(store) for name, store in places.items() if store is not None}
-    known = {name: run.owner_log.of(name, m) for name, m in manifests.items() if m is not None}
-    return {name: seconds for name, seconds in known.items() if seconds is not None}
-
-
-_STAGES: dict[str, Callable[[Run], list[StageResult]]] = {
-    "ingest": _ingest,
-    "pretrain": _pretrain,
-    "build-kb": _build_knowledge_base,
-    "train": _train,
-    "sample": _sample,
-    "evaluate": _evaluate,
-}
+        return images, label
 
 
 def demo_spec(out: Store, overrides: Iterable[str] = ()) -> RunSpec:
@@ -298,3 +295,24 @@ def demo_spec(out: Store, overrides: Iterable[str] = ()) -> RunSpec:
     text = files("rapid_dist.recipes").joinpath("demo.yaml").read_text()
     paths = [f"data.{name}={getattr(sources, name)}" for name in ("private", "public", "test")]
     return parse_spec(text, overrides=[*paths, *overrides], source="the demo recipe")
+
+
+def _store(place: Location) -> Store:
+    return place if isinstance(place, Store) else Store(place)
+
+
+def _as_lines(overrides: Overrides) -> list[str]:
+    """Overrides as the lines section.key=value that a spec takes; the value is YAML. Raises SpecError."""
+    if isinstance(overrides, str):
+        raise SpecError(f"overrides is {overrides!r}; expected a mapping of settings, or a list of lines")
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{name}={_as_yaml(name, value)}" for name, value in overrides.items()]
+
+
+def _as_yaml(name: str, value: Any) -> str:
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    try:
+        return yaml.safe_dump(plain, default_flow_style=True)
+    except yaml.YAMLError:
+        raise SpecError(f"{name} is a {type(value).__name__}; expected a plain number, text, list or mapping") from None

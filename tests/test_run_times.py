@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rapid_dist import layout
-from rapid_dist import run as pipeline
 from rapid_dist.errors import InputError, StorageError
 from rapid_dist.run import Run
 from rapid_dist.specs import parse_spec
+from rapid_dist.stages import pipeline
 from rapid_dist.storage.manifest import read_manifest
 from rapid_dist.storage.stage import StageFolder
 from rapid_dist.storage.store import Store

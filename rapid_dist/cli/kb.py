@@ -195,19 +195,14 @@ def query(image: str, uri: str, png: str, num_neighbors: int, images: tuple[str,
     A row is one image: its pixels, and what its latent decodes to where the private model takes over. If IMAGE is
     private, so are the picture and what is printed.
     """
-    from rapid_dist import layout
-    from rapid_dist.errors import ArtifactError, InputError
+    from rapid_dist.errors import InputError
     from rapid_dist.knowledge_base.picture import query_image
     from rapid_dist.run import Run
-    from rapid_dist.specs import parse_spec
     from rapid_dist.storage.store import Store
 
-    folder = Store(uri)
-    if not folder.exists(layout.SPEC):
-        raise ArtifactError(f"{folder.uri} has no {layout.SPEC}; give the folder of a run, not of its base")
+    run = Run.open(uri)
     if not Path(image).is_file():
         raise InputError(f"image {image} does not exist; give the path of a PNG or JPEG file")
-    run = Run(parse_spec(folder.read_bytes(layout.SPEC).decode(), source=f"{folder.uri}/{layout.SPEC}"), folder)
     store, manifest = _open_base(uri)
     picture, found = query_image(
         run.spec,

@@ -102,13 +102,11 @@ def _ledger_store(uri: str) -> Any:
     from rapid_dist import layout
     from rapid_dist.privacy.ledger import has_ledger
     from rapid_dist.run import Run
-    from rapid_dist.specs import parse_spec
     from rapid_dist.storage.store import Store
 
     store = Store(uri)
     if store.exists(layout.SPEC):
-        spec = parse_spec(store.read_bytes(layout.SPEC).decode(), source=f"{store.uri}/{layout.SPEC}")
-        return Run(spec, store).ledger
+        return Run.open(store).ledger
     inside = store.child(layout.LEDGER)
     return inside if has_ledger(inside) else store
 

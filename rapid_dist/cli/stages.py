@@ -127,8 +127,9 @@ def ingest(
 @translated
 def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run every stage of SPEC into one folder; the same line again resumes or skips."""
-    from rapid_dist.run import Run, check_sources
+    from rapid_dist.run import Run
     from rapid_dist.specs import load_spec
+    from rapid_dist.stages.pipeline import check_sources
     from rapid_dist.storage.store import Store
 
     spec = load_spec(spec_path, overrides=overrides)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from rapid_dist.diffusion.process import full_timesteps, private_timesteps, public_timesteps
 from rapid_dist.diffusion.sampler import evaluations_per_step, run_ddim
+from rapid_dist.errors import InputError
 from rapid_dist.knowledge_base.search import TrajectorySearch, prototype_label_shares
 from rapid_dist.models.autoencoder import to_pixels
 from rapid_dist.models.denoisers import one_hot_condition
 from rapid_dist.models.public import PublicModels
 from rapid_dist.privacy.release import vote_shares
 from rapid_dist.sampling.starts import VotedPrototypes, public_labels, retrieve_starts
-from rapid_dist.seeding import draw_normals, make_rng
+from rapid_dist.seeding import draw_normals, draw_uniforms, make_rng
 from rapid_dist.specs import RunSpec
 
 
@@ -27,6 +28,54 @@ def sample_labels(num_samples: int, num_classes: int, proportions: tuple[float, 
     edges = np.round(np.cumsum(shares) * num_samples).astype(np.int64)
     labels = np.searchsorted(edges, np.arange(num_samples), side="right").clip(max=num_classes - 1)
     return make_rng(seed, "labels").permutation(labels)
+
+
+def indices(first: int, count: int) -> np.ndarray:
+    """Returns the count sample indices from first on, (count,) int64. Raises InputError unless there is one."""
+    for name, value, least in (("n", count, 1), ("first_index", first, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}")
+    return np.arange(first, first + count, dtype=np.int64)
+
+
+def draw_labels(index: np.ndarray, num_classes: int, proportions: tuple[float, ...] | None, seed: int) -> np.ndarray:
+    """Returns labels (n,) int64 drawn with the proportions, -1 when unconditional; label i is a function of index i.
+
+    Unlike sample_labels, whose counts are exact and which therefore has to know how many samples there are in all.
+    """
+    if num_classes == 0:
+        return np.full(len(index), -1, dtype=np.int64)
+    shares = np.full(num_classes, 1 / num_classes) if proportions is None else np.asarray(proportions, dtype=float)
+    edges = np.cumsum(shares / shares.sum())
+    uniform = draw_uniforms(seed, "label", index, 1)[:, 0]
+    return np.searchsorted(edges, uniform, side="right").clip(max=np.flatnonzero(shares)[-1]).astype(np.int64)
+
+
+def label_numbers(
+    labels: int | str | Sequence[int | str], count: int, *, num_classes: int, class_names: Sequence[str] | None
+) -> np.ndarray:
+    """Returns class numbers (count,) int64 of labels given by number or name: one for all, or one each.
+
+    Raises InputError for a class that there is not, or another number of labels than count.
+    """
+    if isinstance(labels, str | int | np.integer):
+        labels = [labels] * count
+    asked = list(labels)
+    if len(asked) != count:
+        raise InputError(f"got {len(asked)} labels for {count} samples; expected one each, or one for all")
+    if num_classes == 0:
+        raise InputError("the run has no classes (data.num_classes is 0); leave labels out")
+    numbers = {name: number for number, name in enumerate(class_names or ())}
+    return np.array([_class_number(label, numbers, num_classes) for label in asked], dtype=np.int64)
+
+
+def _class_number(label: object, numbers: Mapping[str, int], num_classes: int) -> int:
+    if isinstance(label, str) and label in numbers:
+        return numbers[label]
+    if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < num_classes:
+        return int(label)
+    names = f", or one of {', '.join(numbers)}" if numbers else "; data.class_names gives no names"
+    raise InputError(f"there is no class {label!r}; expected 0 to {num_classes - 1}{names}")
 
 
 def evaluations_per_image(spec: RunSpec) -> dict[str, int]:

@@ -19,13 +19,14 @@ from rapid_dist.models.public import PRETRAIN, load_into, open_public_models, re
 from rapid_dist.runtime.parts import map_parts
 from rapid_dist.runtime.query_service import routing_section, served_search
 from rapid_dist.runtime.session import available_cpus
-from rapid_dist.sampling.draw import evaluations_per_image, private_sampler, sample_labels, sample_public_only
+from rapid_dist.sampling.draw import Draw, evaluations_per_image, private_sampler, sample_labels, sample_public_only
 from rapid_dist.specs import RunSpec
 from rapid_dist.stages.train import TRAIN, WEIGHTS
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_file
 from rapid_dist.storage.stage import FinishedParts, StageFolder
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import ImageTable, table_arrays, write_images
+from rapid_dist.telemetry import headed, say
 from rapid_dist.training.private import VOTES
 
 SAMPLE = "sample"
@@ -66,6 +67,29 @@ def run_sample_public_only(spec: RunSpec, pretrain: Store, out: Store) -> Manife
     manifest = folder.finish(privacy_class="public", files=files)
     FinishedParts(out, SAMPLE_PUBLIC).clear()
     return manifest
+
+
+def draw_samples(
+    spec: RunSpec, pretrain: Store, knowledge_base: Store | None, train: Store, index: np.ndarray, label: np.ndarray
+) -> np.ndarray:
+    """Draws images (n, C, H, W) uint8 of a finished training in this process, without Ray, and writes nothing.
+
+    index, label: (n,) int64; image i is a function of the spec's sampling.seed, index i and label i, up to rounding.
+
+    Guarantee: reads artefacts of class dp and public only, so it costs no privacy beyond what their ledger counts.
+    Raises ArtifactError when something is not finished or the base changed after training.
+    """
+    trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
+    open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
+    base = None
+    if spec.schedule.uses_retrieval:
+        base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
+        _require_same_base(knowledge_base, base, trained)
+    if trained.not_private_reasons:
+        say(headed("sample", f"NOT PRIVATE: {'; '.join(trained.not_private_reasons)}"))
+    draw, size = _open_private_draw(spec, pretrain, knowledge_base, base, None, train), spec.sampling.batch_size
+    parts = [draw(index[i : i + size], label[i : i + size]) for i in range(0, len(index), size)]
+    return np.concatenate(parts)
 
 
 def _require_same_base(store: Store, base: Manifest, trained: Manifest) -> None:
@@ -126,6 +150,19 @@ def _make_private_sampler(
     train: Store,
     out: Store,
 ) -> Callable[[int], dict[str, Any]]:
+    draw = _open_private_draw(spec, pretrain, knowledge_base, base, search, train)
+    return _batch_writer(spec, out, draw, "private")
+
+
+def _open_private_draw(
+    spec: RunSpec,
+    pretrain: Store,
+    knowledge_base: Store | None,
+    base: Manifest | None,
+    search: TrajectorySearch | None,
+    train: Store,
+) -> Draw:
+    """The private sampler of finished artefacts; search: None opens the base in this process."""
     from rapid_dist.models.denoisers import build_denoiser
     from rapid_dist.seeding import make_generator
 
@@ -149,8 +186,7 @@ def _make_private_sampler(
             noisy = table_arrays(read_file(train, entry), where=entry.path)["noisy_votes"]
         search = MeasuredSearch(search, current_recorder(), "sample")
     num_prototypes = 0 if base is None else base.facts["num_prototypes"]
-    draw = private_sampler(spec, models, denoiser, search, noisy, num_prototypes=num_prototypes, device=device)
-    return _batch_writer(spec, out, draw, "private")
+    return private_sampler(spec, models, denoiser, search, noisy, num_prototypes=num_prototypes, device=device)
 
 
 def _make_public_sampler(spec: RunSpec, pretrain: Store, out: Store) -> Callable[[int], dict[str, Any]]:

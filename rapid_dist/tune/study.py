@@ -14,9 +14,10 @@ from rapid_dist.privacy.calibration import draw_num_runs
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import NOT_PRIVATE, Ledger, PaidSteps, has_ledger, join_ledger, open_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
-from rapid_dist.run import Run, ingest_datasets
+from rapid_dist.run import Run
 from rapid_dist.specs import RunSpec
 from rapid_dist.specs.study import COMPOSE, PUBLIC_PROXY, REPEAT_SELECT, SUBSET, StudySpec, parse_study
+from rapid_dist.stages.pipeline import ingest_datasets
 from rapid_dist.storage.digest import differing_keys
 from rapid_dist.storage.store import Store
 from rapid_dist.training.plan import build_plan
