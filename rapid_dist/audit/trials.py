@@ -11,7 +11,7 @@ from rapid_dist.audit.canaries import LATENT_SHAPE, NUM_CLASSES, AuditRecords, m
 from rapid_dist.audit.observe import Trial
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
-from rapid_dist.privacy.charges import Charge
+from rapid_dist.privacy.charges import training_charge
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import DenoiserSpec, RunSpec, ScheduleSpec, TrainingSpec
@@ -176,13 +176,7 @@ def _plan(
     nominal_size: int | None = None,
 ) -> PrivacyPlan:
     """A plan whose target is what its steps cost, so that the ledger has to let just those pass."""
-    charge = Charge(
-        mechanism="poisson_gaussian",
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        num_steps=steps + spare_steps,
-        purpose="training",
-    )
+    charge = training_charge(sample_rate=sample_rate, noise_multiplier=noise_multiplier, num_steps=steps + spare_steps)
     return PrivacyPlan(
         target_epsilon=epsilon_pld((charge,), settings.delta) + 1e-6,
         target_delta=settings.delta,

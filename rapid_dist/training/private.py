@@ -129,8 +129,8 @@ class Book(Payer, Protocol):
     def begin_attempt(self, plan: dict[str, Any], *, job: str, planned: tuple[Charge, ...]) -> int:
         """Writes down a new attempt and returns its number."""
 
-    def require_counted(self, digest: str, *, job: str, charged_to: str) -> None:
-        """Raises PrivacyError unless the entry is there, paid for by charged_to, and counts for the job."""
+    def require_counted(self, digest: str, *, job: str) -> None:
+        """Raises PrivacyError unless the entry, seen earlier, is there and is a charge of the job."""
 
 
 def open_attempt(
@@ -146,7 +146,7 @@ def open_attempt(
     """A new attempt with a fresh key: rank 0 writes it into the ledger, the key travels in memory only.
 
     ledger, statement_fn: needed on rank 0 only. attempt_terms: what else the ledger writes down of the attempt, such
-    as its study and what it inherits; see Ledger.begin_attempt.
+    as its study; see Ledger.begin_attempt.
     Raises PrivacyError when they would change the plan.
     """
     plain, terms = plan.to_plain(), dict(attempt_terms or {})
