@@ -311,8 +311,11 @@ def _as_lines(overrides: Overrides) -> list[str]:
 
 
 def _as_yaml(name: str, value: Any) -> str:
-    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif getattr(value, "ndim", None) == 0:  # a number of numpy or torch
+        value = value.item()
     try:
-        return yaml.safe_dump(plain, default_flow_style=True)
+        return yaml.safe_dump(value, default_flow_style=True)
     except yaml.YAMLError:
         raise SpecError(f"{name} is a {type(value).__name__}; expected a plain number, text, list or mapping") from None

@@ -35,15 +35,9 @@ def _open_run(spec_path: str, out: str, overrides: tuple[str, ...]) -> Any:
 
 def _open_base(uri: str) -> tuple[Any, Any]:
     """The store and newest version of a base, given its folder or its run's."""
-    from rapid_dist import layout
-    from rapid_dist.knowledge_base.files import BUILD
-    from rapid_dist.storage.manifest import MANIFEST, open_artifact
-    from rapid_dist.storage.store import Store
+    from rapid_dist.knowledge_base.library import find_base
 
-    store = Store(uri)
-    inside = store.child(layout.KNOWLEDGE_BASE)
-    store = inside if inside.exists(MANIFEST) else store
-    return store, open_artifact(store, stage=BUILD, privacy_classes=("public",))
+    return find_base(uri)
 
 
 def _print_base(store: Any, manifest: Any, as_json: bool) -> None:

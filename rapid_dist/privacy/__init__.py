@@ -1,1 +1,122 @@
-"""Everything the guarantee rests on: inclusion, clipping, noise, accounting, ledger, plan."""
+"""Differential privacy for any trainer: noise and epsilon by hand, plans, ledgers, clipped gradients and noise.
+
+What a training costs, and the noise that a budget needs:
+
+>>> from rapid_dist import privacy
+>>> noise_multiplier = privacy.calibrate(target_epsilon=3, delta=1e-5, sample_rate=0.01, steps=100)
+>>> noise_multiplier
+0.6499
+>>> privacy.epsilon(noise_multiplier=noise_multiplier, sample_rate=0.01, steps=100, delta=1e-5) <= 3
+True
+
+A plan joins rate, clip, noise, steps and their price, and a ledger is charged before any noise is drawn. Here 100
+records have gradients of 5 coordinates, and one step is taken:
+
+>>> import numpy as np, torch
+>>> ids, gradients = np.arange(100), torch.randn(100, 5, dtype=torch.float64)
+>>> plan = privacy.make_plan(
+...     target_epsilon=3, target_delta=1e-5, sample_rate=0.1, expected_batch_size=10, steps=20, max_grad_norm=1.0
+... )
+>>> ledger = privacy.open_ledger(folder, target_epsilon=3, target_delta=1e-5)
+>>> attempt = ledger.begin_attempt(plan.to_plain(), planned=plan.planned_charges())
+>>> paid = ledger.charge(plan.training_charge(1), attempt=attempt, first_step=0)
+>>> (step,) = plan.private_steps(privacy.RunKey.fresh(), paid)
+>>> chosen = gradients[torch.as_tensor(step.included(ids))]
+>>> factors = privacy.clip_factors(chosen.square().sum(1), plan.max_grad_norm)
+>>> step.release((factors[:, None] * chosen).sum(0), privacy.OneWorker()).shape
+torch.Size([5])
+>>> privacy.read_ledger(folder).spent_epsilon() < 3
+True
+
+Names are imported when they are first used. README.md beside this file has the whole guarantee.
+"""
+
+from typing import TYPE_CHECKING
+
+from rapid_dist.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rapid_dist.privacy.accounting import EpsilonResult as EpsilonResult
+    from rapid_dist.privacy.accounting import check_agreement as check_agreement
+    from rapid_dist.privacy.accounting import compute_epsilon as compute_epsilon
+    from rapid_dist.privacy.calibration import calibrate_noise_multiplier as calibrate_noise_multiplier
+    from rapid_dist.privacy.charges import Charge as Charge
+    from rapid_dist.privacy.charges import training_charge as training_charge
+    from rapid_dist.privacy.clipping import PrivateBatch as PrivateBatch
+    from rapid_dist.privacy.clipping import clip_factors as clip_factors
+    from rapid_dist.privacy.clipping import clipped_gradient_sum as clipped_gradient_sum
+    from rapid_dist.privacy.keyed import RunKey as RunKey
+    from rapid_dist.privacy.ledger import Ledger as Ledger
+    from rapid_dist.privacy.ledger import LedgerView as LedgerView
+    from rapid_dist.privacy.ledger import PaidSteps as PaidSteps
+    from rapid_dist.privacy.library import OneWorker as OneWorker
+    from rapid_dist.privacy.library import calibrate as calibrate
+    from rapid_dist.privacy.library import epsilon as epsilon
+    from rapid_dist.privacy.library import join_ledger as join_ledger
+    from rapid_dist.privacy.library import make_plan as make_plan
+    from rapid_dist.privacy.library import open_ledger as open_ledger
+    from rapid_dist.privacy.library import read_ledger as read_ledger
+    from rapid_dist.privacy.noise import add_noise_on_grid as add_noise_on_grid
+    from rapid_dist.privacy.noise import draw_gaussian as draw_gaussian
+    from rapid_dist.privacy.noise import grid_for as grid_for
+    from rapid_dist.privacy.plan import PrivacyPlan as PrivacyPlan
+    from rapid_dist.privacy.statement import build_statement as build_statement
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Charge": "rapid_dist.privacy.charges:Charge",
+            "EpsilonResult": "rapid_dist.privacy.accounting:EpsilonResult",
+            "Ledger": "rapid_dist.privacy.ledger:Ledger",
+            "LedgerView": "rapid_dist.privacy.ledger:LedgerView",
+            "OneWorker": "rapid_dist.privacy.library:OneWorker",
+            "PaidSteps": "rapid_dist.privacy.ledger:PaidSteps",
+            "PrivacyPlan": "rapid_dist.privacy.plan:PrivacyPlan",
+            "PrivateBatch": "rapid_dist.privacy.clipping:PrivateBatch",
+            "RunKey": "rapid_dist.privacy.keyed:RunKey",
+            "add_noise_on_grid": "rapid_dist.privacy.noise:add_noise_on_grid",
+            "build_statement": "rapid_dist.privacy.statement:build_statement",
+            "calibrate": "rapid_dist.privacy.library:calibrate",
+            "calibrate_noise_multiplier": "rapid_dist.privacy.calibration:calibrate_noise_multiplier",
+            "check_agreement": "rapid_dist.privacy.accounting:check_agreement",
+            "clip_factors": "rapid_dist.privacy.clipping:clip_factors",
+            "clipped_gradient_sum": "rapid_dist.privacy.clipping:clipped_gradient_sum",
+            "compute_epsilon": "rapid_dist.privacy.accounting:compute_epsilon",
+            "draw_gaussian": "rapid_dist.privacy.noise:draw_gaussian",
+            "epsilon": "rapid_dist.privacy.library:epsilon",
+            "grid_for": "rapid_dist.privacy.noise:grid_for",
+            "join_ledger": "rapid_dist.privacy.library:join_ledger",
+            "make_plan": "rapid_dist.privacy.library:make_plan",
+            "open_ledger": "rapid_dist.privacy.library:open_ledger",
+            "read_ledger": "rapid_dist.privacy.library:read_ledger",
+            "training_charge": "rapid_dist.privacy.charges:training_charge",
+        },
+    )
+
+__all__ = [
+    "Charge",
+    "EpsilonResult",
+    "Ledger",
+    "LedgerView",
+    "OneWorker",
+    "PaidSteps",
+    "PrivacyPlan",
+    "PrivateBatch",
+    "RunKey",
+    "add_noise_on_grid",
+    "build_statement",
+    "calibrate",
+    "calibrate_noise_multiplier",
+    "check_agreement",
+    "clip_factors",
+    "clipped_gradient_sum",
+    "compute_epsilon",
+    "draw_gaussian",
+    "epsilon",
+    "grid_for",
+    "join_ledger",
+    "make_plan",
+    "open_ledger",
+    "read_ledger",
+    "training_charge",
+]

@@ -290,7 +290,11 @@ def epsilon_without_amplification(
     gaussians, bounded = split_charges(charges)
     if bounded:
         return math.inf
-    squared = sum(math.ceil(c.sample_rate * c.num_steps) / c.noise_multiplier**2 for c in merge_charges(gaussians))
+    squared = sum(
+        math.ceil(c.sample_rate * c.num_steps) / c.noise_multiplier**2
+        for c in merge_charges(gaussians)
+        if isinstance(c, Charge)
+    )
     if squared == 0:
         return 0.0
     whole = Charge(

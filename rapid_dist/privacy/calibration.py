@@ -81,8 +81,9 @@ def _uses(charges: Iterable[AnyCharge]) -> Counter[Hashable]:
     """How often each mechanism is used: the steps of a Gaussian, one for each charge known by a bound."""
     uses: Counter[Hashable] = Counter()
     for charge in merge_charges(charges):
-        is_gaussian = isinstance(charge, Charge)
-        key = (charge.mechanism, charge.sample_rate, charge.noise_multiplier) if is_gaussian else charge
+        key: Hashable = charge
+        if isinstance(charge, Charge):
+            key = (charge.mechanism, charge.sample_rate, charge.noise_multiplier)
         uses[key] += charge.num_steps
     return uses
 
@@ -270,7 +271,10 @@ def compose_noise_multiplier(
     if isinstance(trials_left, bool) or not isinstance(trials_left, int) or trials_left < 1:
         raise SpecError(f"trials_left is {trials_left!r}; expected a whole number of at least 1")
     gaussians, bounded = split_charges(per_trial)
-    each = (*(replace(c, num_steps=c.num_steps * trials_left) for c in gaussians), *bounded * trials_left)
+    each: tuple[AnyCharge, ...] = (
+        *(replace(c, num_steps=c.num_steps * trials_left) for c in gaussians),
+        *(bounded * trials_left),
+    )
     return calibrate_noise_multiplier(
         target_epsilon=target_epsilon,
         delta=delta,

@@ -135,11 +135,15 @@ def split_charges(charges: Iterable[AnyCharge]) -> tuple[tuple[Charge, ...], tup
 
     Raises SpecError for anything else: nothing else can be accounted for.
     """
-    gaussians, bounded = [], []
+    gaussians: list[Charge] = []
+    bounded: list[BoundedCharge] = []
     for charge in charges:
-        if not isinstance(charge, (Charge, BoundedCharge)):
+        if isinstance(charge, Charge):
+            gaussians.append(charge)
+        elif isinstance(charge, BoundedCharge):
+            bounded.append(charge)
+        else:
             raise SpecError(f"got {type(charge).__name__}; expected a Charge, nothing else can be accounted for")
-        (gaussians if isinstance(charge, Charge) else bounded).append(charge)
     return tuple(gaussians), tuple(bounded)
 
 
@@ -402,7 +406,7 @@ def _best_run_epsilon(charges: tuple[Charge, ...], delta: float, mean_runs: floa
     return epsilon_of_best_run(charges, delta, mean_runs=mean_runs, num_runs=num_runs)
 
 
-def _values_of(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def _values_of(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a bounded charge, its mechanism checked and left out."""
     require_keys(values, {"mechanism", *(field.name for field in fields(cls))})
     if values["mechanism"] != cls.mechanism:

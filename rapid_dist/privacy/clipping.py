@@ -73,7 +73,13 @@ def _vmap_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) ->
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
 
-    def example_loss(params, x_t, noise, timestep, condition):
+    def example_loss(
+        params: dict[str, torch.Tensor],
+        x_t: torch.Tensor,
+        noise: torch.Tensor,
+        timestep: torch.Tensor,
+        condition: torch.Tensor,
+    ) -> torch.Tensor:
         conditions = condition.expand(len(x_t), -1)
         predicted = functional_call(model, (params, buffers), (x_t, timestep, conditions))
         return loss_per_example(predicted, noise).mean()

@@ -94,7 +94,8 @@ def _check_attempt(before: Sequence[Entry], *, attempt: int, job: str, plan: dic
     if not isinstance(job, str) or not job:
         raise ValueError(f"job is {job!r}; expected the name of the job that the attempt belongs to")
     if any(name in plan for name in STUDY_TERMS):
-        _check_study(before, **{name: plan.get(name) for name in STUDY_TERMS})
+        terms: dict[str, Any] = {name: plan.get(name) for name in STUDY_TERMS}
+        _check_study(before, **terms)
     if "inherits" in plan:
         raise ValueError("it inherits charges of another job, which an earlier version counted; read it with that one")
 
@@ -127,7 +128,7 @@ def _num_attempts(entries: Sequence[Entry]) -> int:
 
 
 STUDY_TERMS = ("study", "study_target_epsilon", "study_target_delta")
-_BODY_CHECKS = {"open": _check_open, "attempt": _check_attempt, "charge": _check_charge}
+_BODY_CHECKS: dict[str, Callable[..., None]] = {"open": _check_open, "attempt": _check_attempt, "charge": _check_charge}
 
 FIRST_ENTRY = "000000.json"
 _MAX_RACES = 1000

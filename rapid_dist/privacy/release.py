@@ -54,7 +54,7 @@ def noise_histogram(total_counts: np.ndarray, *, key: RunKey, paid: PaidSteps) -
     within the budget.
     """
     charge = paid.charge
-    if charge.mechanism != "gaussian" or charge.num_steps != 1:
+    if not isinstance(charge, Charge) or charge.mechanism != "gaussian" or charge.num_steps != 1:
         raise SpecError(f"got a charge of {charge.num_steps} x {charge.mechanism}; expected histogram_charge()")
     counts = np.array(total_counts, dtype=np.float64)
     noise = draw_gaussian(
