@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tests.contract.sources import PACKAGE
+from tests.contract.sources import PACKAGE, dotted
 
 ROOT = PACKAGE.parent
 FOLDERS = ("rapid_dist", "jobs", "cluster", "k8s", "tests")
@@ -93,6 +96,45 @@ def parse_command(group: click.Group, words: list[str], *, is_complete: bool = T
         if missing:
             raise click.UsageError(f"missing {missing}", context)
     return context.command_path
+
+
+def check_calls(code: str, known: Mapping[str, Any]) -> int:
+    """Looks up every name of a known value in Python code and binds the arguments of its calls; runs nothing.
+
+    Args:
+        code: Lines of Python.
+        known: Name in the code -> the module it is, or the class that it is one of.
+
+    Returns:
+        How many calls were bound.
+
+    Raises:
+        AttributeError: A name does not exist.
+        TypeError: A call has arguments that the function does not take.
+    """
+    bound = 0
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and dotted(node).split(".")[0] in known:
+            _resolve(dotted(node), known)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or dotted(node.func).split(".")[0] not in known:
+            continue
+        root, *path = dotted(node.func).split(".")
+        value = _resolve(dotted(node.func), known) if path else known[root].__call__
+        is_method = inspect.isclass(known[root])
+        positional = [None] * (len(node.args) + is_method)
+        inspect.signature(value).bind(*positional, **{str(k.arg): None for k in node.keywords})
+        bound += 1
+    return bound
+
+
+def _resolve(name: str, known: Mapping[str, Any]) -> Any:
+    root, *path = name.split(".")
+    value = known[root]
+    for part in path:
+        value = getattr(value, part)
+    return value
 
 
 def relative_links(text: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+import rapid_dist
 from rapid_dist.cli import main
 from tests.contract import pages
 from tests.contract.pages import ROOT
@@ -78,6 +79,28 @@ def test_commands_are_found_where_they_stand():
     text = fence + "`rapid-dist kb\nstats` `B=2 rapid-dist` `python x.py`"
     assert pages.fenced_commands(text) == [["demo"], ["run", "S", "--out", "O"]]
     assert pages.inline_commands(text) == [["kb", "stats"], []]
+
+
+PYTHON = [(page, code) for page, text in PAGES.items() for code in pages.fenced_blocks(text, "python")]
+KNOWN = {"rd": rapid_dist, "run": rapid_dist.Run}
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+def test_python_on_a_page_calls_what_exists_with_arguments_it_takes(page, code):
+    assert pages.check_calls(code, KNOWN)
+
+
+def test_the_root_page_has_five_lines_of_python():
+    (code,) = [code for page, code in PYTHON if page == "README.md"]
+    assert len(code.strip().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "code", ["rd.Rum('spec.yaml')", "rd.Run('s', out='o', override={})", "run.plans()", "run.plan(3)"]
+)
+def test_python_that_does_not_exist_would_be_noticed(code):
+    with pytest.raises((AttributeError, TypeError)):
+        pages.check_calls(code, KNOWN)
 
 
 @pytest.mark.parametrize(
