@@ -1,16 +1,16 @@
-"""The whole run as one frozen spec, with YAML in, overrides, cross-section checks and a digest out."""
+"""The whole run as one frozen spec: checks across its sections, YAML and a digest out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field, model_validator
 
-from rapid_dist.errors import InputError, SpecError
-from rapid_dist.specs.parsing import from_mapping, nearest_name, require, to_plain
+from rapid_dist.errors import SpecError
+from rapid_dist.specs.files import read_mapping, read_spec_file
+from rapid_dist.specs.parsing import Section, from_mapping, require, settings, to_plain
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -26,28 +26,28 @@ from rapid_dist.specs.sections import (
     TrainingSpec,
 )
 from rapid_dist.storage.digest import digest_of
-from rapid_dist.storage.store import Store
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("")
 class RunSpec:
     """One run from two sets of images to synthetic images."""
 
-    data: DataSpec
-    privacy: PrivacySpec
-    name: str = "run"
-    autoencoder: AutoencoderSpec = field(default_factory=AutoencoderSpec)
-    denoiser: DenoiserSpec = field(default_factory=DenoiserSpec)
-    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
-    pretrain: PretrainSpec = field(default_factory=PretrainSpec)
-    extractor: ExtractorSpec = field(default_factory=ExtractorSpec)
-    knowledge_base: KnowledgeBaseSpec = field(default_factory=KnowledgeBaseSpec)
-    training: TrainingSpec = field(default_factory=TrainingSpec)
-    sampling: SamplingSpec = field(default_factory=SamplingSpec)
-    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
-    runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
+    data: DataSpec = Field()
+    privacy: PrivacySpec = Field()
+    name: str = Field("run", description="What the run is called in reports and metrics.")
+    autoencoder: Section[AutoencoderSpec] = Field(default_factory=AutoencoderSpec)
+    denoiser: Section[DenoiserSpec] = Field(default_factory=DenoiserSpec)
+    schedule: Section[ScheduleSpec] = Field(default_factory=ScheduleSpec)
+    pretrain: Section[PretrainSpec] = Field(default_factory=PretrainSpec)
+    extractor: Section[ExtractorSpec] = Field(default_factory=ExtractorSpec)
+    knowledge_base: Section[KnowledgeBaseSpec] = Field(default_factory=KnowledgeBaseSpec)
+    training: Section[TrainingSpec] = Field(default_factory=TrainingSpec)
+    sampling: Section[SamplingSpec] = Field(default_factory=SamplingSpec)
+    evaluation: Section[EvaluationSpec] = Field(default_factory=EvaluationSpec)
+    runtime: Section[RuntimeSpec] = Field(default_factory=RuntimeSpec)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> RunSpec:
         retrieval = self.schedule.uses_retrieval
         votes = self.privacy.votes_noise_multiplier is not None
         classes = self.data.num_classes
@@ -82,6 +82,7 @@ class RunSpec:
             self.denoiser.kind != "unet" or self.autoencoder.kind == "identity",
             "denoiser.kind is 'unet' but autoencoder.kind is 'conv', whose latents are flat; use residual_mlp",
         )
+        return self
 
     def to_plain(self) -> dict[str, Any]:
         return to_plain(self)
@@ -116,49 +117,3 @@ def parse_spec(text: str, *, overrides: Iterable[str] = (), source: str = "spec"
 def load_spec(path: str, *, overrides: Iterable[str] = ()) -> RunSpec:
     """Reads a spec file, local or on s3://. Relative data paths in it are relative to the working directory."""
     return parse_spec(read_spec_file(path), overrides=overrides, source=path)
-
-
-def read_spec_file(path: str) -> str:
-    """The text of a spec file, local or on s3://. Raises InputError when it is not there, SpecError, StorageError."""
-    folder, _, name = path.rpartition("/")
-    store = Store(folder or ("/" if path.startswith("/") else "."))
-    if store.is_local and not Path(path).is_file():
-        raise InputError(f"spec file {path} does not exist; give the path of a YAML spec")
-    data = store.read_bytes(name)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise SpecError(f"{path} is not text; expected a YAML spec") from None
-
-
-def read_mapping(text: str, *, overrides: Iterable[str], source: str) -> dict[str, Any]:
-    """YAML text as a mapping with overrides applied, not yet checked against any spec. Raises SpecError."""
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" at line {place.line + 1}" if place else ""
-        raise SpecError(f"{source} is not YAML{where}: {getattr(error, 'problem', error)}") from None
-    if not isinstance(mapping, dict):
-        raise SpecError(f"{source} holds {type(mapping).__name__}; expected a mapping with sections such as data:")
-    for override in overrides:
-        _apply(mapping, override)
-    return mapping
-
-
-def _apply(mapping: dict[str, Any], override: str) -> None:
-    name, separator, raw = override.partition("=")
-    require(bool(separator) and bool(name), f"--set {override!r}; expected section.key=value")
-    *sections, key = name.split(".")
-    target = mapping
-    for section in sections:
-        if target.get(section) is None:  # absent, or left empty in the file
-            target[section] = {}
-        target = target[section]
-        if not isinstance(target, dict):
-            known = RunSpec.__dataclass_fields__
-            raise SpecError(f"--set {override!r}: {section!r} is no section; {nearest_name(section, known)}")
-    try:
-        target[key] = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise SpecError(f"--set {override!r}: the value is not YAML") from None

@@ -1,13 +1,32 @@
-"""The sections of a run's spec, each frozen and checked when made; the field comments say what each value is."""
+"""The sections of a run's spec: every setting with its type, its range, its default and its meaning."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from rapid_dist.specs.parsing import require, require_choice, require_positive
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema, model_validator
+
+from rapid_dist.specs.parsing import Count, ListOf, Number, PositiveNumber, require, settings
+from rapid_dist.storage.store import KNOWN_SCHEMES, unknown_scheme
 
 
-@dataclass(frozen=True, kw_only=True)
+def _known_uri(uri: str) -> str:
+    if unknown_scheme(uri) is not None:
+        raise ValueError(KNOWN_SCHEMES)
+    return uri
+
+
+def _grey_or_rgb(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError("1 (grey) or 3 (RGB)")
+    return channels
+
+
+Uri = Annotated[str, AfterValidator(_known_uri)]
+Channels = Annotated[StrictInt, AfterValidator(_grey_or_rgb), WithJsonSchema({"type": "integer", "enum": [1, 3]})]
+
+
+@settings("runtime")
 class RuntimeSpec:
     """Speed and place only, so it is not in any digest.
 
@@ -16,17 +35,35 @@ class RuntimeSpec:
     last checkpoint: the ledger pays again for the steps since, out of privacy.spare_steps.
     """
 
-    num_workers: int = 1
-    min_workers: int | None = None  # with max_workers: an elastic group, instead of num_workers
-    max_workers: int | None = None
-    resize_seconds: float = 60.0  # how often a healthy elastic group looks for room for more workers
-    device: str = "cpu"
-    num_cpus: int | None = None  # logical CPUs of a local Ray; None: what the machine has
-    max_physical_batch_size: int = 1024  # (examples x noise draws) in memory at once
-    max_failures: int = 2  # restarts of the worker group after a failure before it gives up; a resize is no failure
+    num_workers: Count = Field(1, description="How many training workers a fixed group has.")
+    min_workers: StrictInt | None = Field(
+        None,
+        description="The fewest workers of an elastic group, at least 1. Give it with max_workers, instead of "
+        "num_workers; null is a fixed group.",
+    )
+    max_workers: StrictInt | None = Field(
+        None, description="The most workers of an elastic group, at least min_workers; null is a fixed group."
+    )
+    resize_seconds: PositiveNumber = Field(
+        60.0, description="How often, in seconds, a healthy elastic group looks for room for more workers."
+    )
+    device: str = Field("cpu", description="The torch device that workers compute on: cpu, cuda or cuda:N.")
+    num_cpus: StrictInt | None = Field(
+        None, description="How many logical CPUs a local Ray may use; null is what the machine has."
+    )
+    max_physical_batch_size: Count = Field(
+        1024,
+        description="How many rows (examples x noise draws) a worker holds in memory at once. It changes no result.",
+    )
+    max_failures: StrictInt = Field(
+        2,
+        ge=0,
+        description="How often the worker group is restarted after a failure before the run gives up. A resize is no "
+        "failure.",
+    )
 
-    def __post_init__(self) -> None:
-        require_positive(self, "runtime", "num_workers", "max_physical_batch_size", "resize_seconds")
+    @model_validator(mode="after")
+    def _check(self) -> RuntimeSpec:
         low, high = self.min_workers, self.max_workers
         if low is not None or high is not None:
             require(
@@ -37,7 +74,7 @@ class RuntimeSpec:
                 self.num_workers == 1,
                 f"runtime.num_workers is {self.num_workers} beside min_workers and max_workers; give one or the other",
             )
-        require(self.max_failures >= 0, f"runtime.max_failures is {self.max_failures}; expected 0 or more")
+        return self
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -47,80 +84,119 @@ class RuntimeSpec:
         return self.min_workers, self.max_workers
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("data")
 class DataSpec:
     """Where images come from: raw sources, or datasets already ingested (a folder with a manifest)."""
 
-    private: str
-    public: str
-    test: str | None = None  # held-out real images with labels; only evaluation reads them
-    image_size: int | None = None  # resize to this many pixels a side; None keeps the native size
-    num_channels: int | None = None  # 1 grey, 3 RGB; None keeps what the images are
-    num_classes: int = 0  # private classes, a public constant; 0 is unconditional
-    class_names: tuple[str, ...] | None = None
-    public_class_names: tuple[str, ...] | None = None
-    skip_corrupt: bool = False
+    private: Uri = Field(
+        description="The private images: a local path, file:// or s3://; a folder of class folders, Parquet or .npz, "
+        "or a dataset that was ingested as private."
+    )
+    public: Uri = Field(description="The public images, in the same forms as the private ones.")
+    test: Uri | None = Field(
+        None,
+        description="Held-out real images with labels, in the same forms. Only evaluation reads them; null measures "
+        "no accuracy.",
+    )
+    image_size: StrictInt | None = Field(
+        None,
+        ge=8,
+        le=64,
+        description="Images are resized to this many pixels a side; null keeps the native size.",
+    )
+    num_channels: Channels | None = Field(
+        None, description="Channels of the images: 1 is grey, 3 is RGB; null keeps what the images are."
+    )
+    num_classes: StrictInt = Field(
+        0,
+        ge=0,
+        description="How many private classes there are, a public constant that is never counted; 0 makes images "
+        "without classes.",
+    )
+    class_names: ListOf[str] | None = Field(
+        None,
+        description="The names of the private classes in the order of their labels, one for each of num_classes. Quote "
+        "names such as '010' and 'no'.",
+    )
+    public_class_names: ListOf[str] | None = Field(
+        None, description="The names of the public classes in the order of their labels."
+    )
+    skip_corrupt: StrictBool = Field(
+        False,
+        description="Whether images that cannot be decoded are left out and counted in the manifest. If false, they "
+        "stop the run.",
+    )
 
-    def __post_init__(self) -> None:
-        size, channels = self.image_size, self.num_channels
-        require(size is None or 8 <= size <= 64, f"data.image_size is {size}; expected 8 to 64 pixels")
-        require(channels in (None, 1, 3), f"data.num_channels is {channels}; expected 1 (grey) or 3 (RGB)")
-        require(self.num_classes >= 0, f"data.num_classes is {self.num_classes}; expected 0 or more")
+    @model_validator(mode="after")
+    def _check(self) -> DataSpec:
         names = self.class_names
         require(
             names is None or len(names) == self.num_classes,
             f"data.class_names has {len(names or ())} names but data.num_classes is {self.num_classes}",
         )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("autoencoder")
 class AutoencoderSpec:
     """From images to latents, trained on public images only."""
 
-    kind: str = "identity"  # identity: latents are pixels in [-1, 1]; conv: a small convolutional autoencoder
-    latent_dim: int = 64
-    width: int = 32  # channels of the first convolution
-    steps: int = 2000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
+    kind: Literal["identity", "conv"] = Field(
+        "identity",
+        description="identity: latents are pixels in [-1, 1]; conv: a small convolutional autoencoder with flat "
+        "latents.",
+    )
+    latent_dim: Count = Field(64, description="How many numbers a latent of conv has.")
+    width: Count = Field(32, description="How many channels the first convolution of conv has.")
+    steps: Count = Field(2000, description="How many training steps conv takes.")
+    batch_size: Count = Field(256, description="How many public images a training step of conv sees.")
+    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of conv's training.")
 
-    def __post_init__(self) -> None:
-        require_choice("autoencoder.kind", self.kind, ("identity", "conv"))
-        require_positive(self, "autoencoder", "latent_dim", "width", "steps", "batch_size", "learning_rate")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings("denoiser")
 class DenoiserSpec:
     """The network that predicts the noise."""
 
-    kind: str = "residual_mlp"  # residual_mlp on flat latents; unet on image-shaped latents
-    width: int = 384  # hidden units of the MLP, channels of the UNet's first level
-    num_blocks: int = 3
-    embedding_dim: int = 128  # size of the timestep and class embedding
+    kind: Literal["residual_mlp", "unet"] = Field(
+        "residual_mlp", description="residual_mlp works on flat latents; unet works on image-shaped latents."
+    )
+    width: Count = Field(384, description="Hidden units of the MLP, or channels of the UNet's first level.")
+    num_blocks: Count = Field(3, description="Residual blocks of the MLP, or levels of the UNet.")
+    embedding_dim: StrictInt = Field(
+        128, gt=0, multiple_of=2, description="The size of the embedding of timestep and class, an even number."
+    )
 
-    def __post_init__(self) -> None:
-        require_choice("denoiser.kind", self.kind, ("residual_mlp", "unet"))
-        require_positive(self, "denoiser", "width", "num_blocks", "embedding_dim")
-        require(self.embedding_dim % 2 == 0, f"denoiser.embedding_dim is {self.embedding_dim}; expected even")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings("schedule")
 class ScheduleSpec:
     """The diffusion process and the two steps that divide it."""
 
-    kind: str = "linear"  # linear betas, or cosine
-    num_train_timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    split_step: int = 700  # the private model trains on timestep < split_step
-    query_step: int = 800  # the public model stops here and its estimate of x0 is the retrieval key
+    kind: Literal["linear", "cosine"] = Field(
+        "linear", description="How noise grows over timesteps: linear betas (DDPM), or cosine."
+    )
+    num_train_timesteps: StrictInt = Field(
+        1000, ge=2, description="How many timesteps T the diffusion process has; timestep 0 is the cleanest."
+    )
+    beta_start: Number = Field(
+        1e-4, gt=0, lt=1, description="The beta of timestep 0 in a linear schedule, at most beta_end."
+    )
+    beta_end: Number = Field(0.02, gt=0, lt=1, description="The beta of the last timestep in a linear schedule.")
+    split_step: StrictInt = Field(
+        700,
+        description="Where the retrieved trajectory ends and the private model starts, which trains on timesteps below "
+        "it. It is below query_step, or equal to num_train_timesteps, which turns retrieval off.",
+    )
+    query_step: StrictInt = Field(
+        800,
+        description="The timestep at which the public model's estimate of the clean image becomes the retrieval "
+        "feature. It is below num_train_timesteps.",
+    )
 
-    def __post_init__(self) -> None:
-        require_choice("schedule.kind", self.kind, ("linear", "cosine"))
+    @model_validator(mode="after")
+    def _check(self) -> ScheduleSpec:
         total, split, query = self.num_train_timesteps, self.split_step, self.query_step
-        require(total >= 2, f"schedule.num_train_timesteps is {total}; expected 2 or more")
         require(
-            0 < self.beta_start <= self.beta_end < 1,
+            self.beta_start <= self.beta_end,
             f"schedule betas are {self.beta_start} to {self.beta_end}; expected 0 < start <= end < 1",
         )
         require(1 <= split <= total, f"schedule.split_step is {split}; expected 1 to num_train_timesteps {total}")
@@ -133,6 +209,7 @@ class ScheduleSpec:
             f"schedule.split_step is {split} and schedule.query_step is {query}; split_step must be below "
             f"query_step (or equal to num_train_timesteps {total}, which turns retrieval off)",
         )
+        return self
 
     @property
     def uses_retrieval(self) -> bool:
@@ -140,103 +217,139 @@ class ScheduleSpec:
         return self.split_step < self.num_train_timesteps
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("pretrain")
 class PretrainSpec:
     """Public training of the denoiser over all timesteps."""
 
-    steps: int = 3000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    label_dropout: float = 0.1  # share of examples trained without their class, for guidance
-    ema_decay: float = 0.999
-    augment: bool = True  # small random affine maps of the public images
-    seed: int = 0
+    steps: Count = Field(3000, description="How many training steps the public denoiser takes.")
+    batch_size: Count = Field(256, description="How many public images a training step sees.")
+    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of public training.")
+    label_dropout: Number = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="The share of examples trained without their class, which guidance needs; 0 turns it off.",
+    )
+    ema_decay: Number = Field(
+        0.999, ge=0, lt=1, description="The decay a step of the moving average of weights; 0 keeps the last weights."
+    )
+    augment: StrictBool = Field(True, description="Whether public images get small random affine maps.")
+    seed: StrictInt = Field(0, description="The seed of all public training.")
 
-    def __post_init__(self) -> None:
-        require_positive(self, "pretrain", "steps", "batch_size", "learning_rate")
-        require(0 <= self.label_dropout < 1, f"pretrain.label_dropout is {self.label_dropout}; expected 0 to 1")
-        require(0 <= self.ema_decay < 1, f"pretrain.ema_decay is {self.ema_decay}; expected 0 to 1")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings("extractor")
 class ExtractorSpec:
     """The contrastive feature extractor over estimates of x0 at query_step."""
 
-    feature_dim: int = 64
-    width: int = 256
-    steps: int = 600
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    temperature: float = 0.2
-
-    def __post_init__(self) -> None:
-        names = ("feature_dim", "width", "steps", "batch_size", "learning_rate", "temperature")
-        require_positive(self, "extractor", *names)
+    feature_dim: Count = Field(64, description="How many numbers a retrieval feature has.")
+    width: Count = Field(256, description="How many hidden units the extractor has.")
+    steps: Count = Field(600, description="How many training steps the extractor takes.")
+    batch_size: Count = Field(256, description="How many public images a training step sees, two views of each.")
+    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of the extractor's training.")
+    temperature: PositiveNumber = Field(
+        0.2, description="The temperature of the contrastive loss: lower pulls harder on the nearest others."
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("knowledge_base")
 class KnowledgeBaseSpec:
-    """Trajectories of public images and the index over their keys."""
+    """Trajectories of public images and the index over their features."""
 
-    num_trajectories_per_image: int = 1  # noise draws a public image contributes
-    num_shards: int = 2
-    space: str = "cosine"  # hnswlib's words: l2, cosine, ip
-    method: str = "hnsw"  # hnsw, or exact search over the same shards
-    M: int = 16
-    ef_construction: int = 200
-    ef_search: int = 100
-    num_prototypes: int = 64  # public clusters of the keys; private examples vote for them
-    assignment: str = "hash"  # hash: rows spread evenly over shards; cluster: like keys together, so few probes suffice
-    serving: str = "in_process"  # in_process: whoever asks holds all shards; service: Ray actors hold one shard each
-    num_probes: int | None = None  # shards a query goes to, by public centroids; None: all of them
-    label_map: dict[int, int] = field(default_factory=dict)  # public class -> private class; empty: no restriction
+    num_trajectories_per_image: Count = Field(
+        1, description="How many trajectories, each with its own noise, a public image contributes."
+    )
+    num_shards: Count = Field(2, description="How many shards the index has; exact search finds the same in any.")
+    space: Literal["l2", "cosine", "ip"] = Field(
+        "cosine", description="The distance between features in hnswlib's words; ip is the inner product."
+    )
+    method: Literal["hnsw", "exact"] = Field(
+        "hnsw", description="hnsw is approximate search by a graph, exact compares with every feature of a shard."
+    )
+    M: Count = Field(
+        16, description="How many links an element of the HNSW graph has; more finds more, in more memory."
+    )
+    ef_construction: Count = Field(200, description="How many candidates HNSW looks at while it builds the graph.")
+    ef_search: Count = Field(100, description="How many candidates HNSW looks at for a query, at least the neighbours.")
+    num_prototypes: Count = Field(
+        64, description="How many public clusters of the features there are, for which private examples vote."
+    )
+    assignment: Literal["hash", "cluster"] = Field(
+        "hash",
+        description="hash spreads rows evenly over shards; cluster puts like features together, so few probes suffice.",
+    )
+    serving: Literal["in_process", "service"] = Field(
+        "in_process",
+        description="in_process: whoever asks holds all shards; service: Ray actors hold one shard each.",
+    )
+    num_probes: Count | None = Field(
+        None, description="How many shards a query goes to, the nearest by public centroids; null is all of them."
+    )
+    label_map: dict[StrictInt, StrictInt] = Field(
+        default_factory=dict,
+        description="Public class: private class. Only images of the classes that map to a private class are retrieved "
+        "for it; an empty mapping restricts nothing.",
+        json_schema_extra={"default": {}},
+    )
 
-    def __post_init__(self) -> None:
-        require_choice("knowledge_base.space", self.space, ("l2", "cosine", "ip"))
-        require_choice("knowledge_base.method", self.method, ("hnsw", "exact"))
-        require_choice("knowledge_base.assignment", self.assignment, ("hash", "cluster"))
-        require_choice("knowledge_base.serving", self.serving, ("in_process", "service"))
-        if self.num_probes is not None:
-            require_positive(self, "knowledge_base", "num_probes")
-        names = ("num_trajectories_per_image", "num_shards", "M", "ef_construction", "ef_search", "num_prototypes")
-        require_positive(self, "knowledge_base", *names)
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings("privacy")
 class PrivacySpec:
     """Everything the guarantee depends on. All values are public constants; none is read off the private data."""
 
-    target_epsilon: float
-    target_delta: float
-    sample_rate: float  # Poisson inclusion probability of a record per step
-    nominal_size: int  # a public statement of about how many private records there are; never counted
-    neighboring_relation: str = "add_or_remove_one"
-    unit: str = "one image"
-    max_grad_norm: float = 1.0
-    spare_steps: int = 0  # steps paid for beforehand that restarts may lose
-    votes_noise_multiplier: float | None = None  # noisy class votes over public prototypes; None: no release
-    noise_multiplier: float | None = None  # of training; None: the least that fits the target, found by calibration
-    study: str | None = None  # a study in the dataset's ledger whose charges this run's statement counts as well
-    debug_fixed_key: int | None = None  # deterministic noise: stamps NOT PRIVATE on everything
+    target_epsilon: Number = Field(
+        gt=0, le=100, description="The epsilon that all releases of the run together may not exceed."
+    )
+    target_delta: Number = Field(
+        gt=0, lt=1, description="The delta that epsilon is stated at, at most 1/nominal_size; 1/(10 N) is customary."
+    )
+    sample_rate: Number = Field(
+        gt=0,
+        le=1,
+        description="The probability with which a private record is in a training step (Poisson sampling), over all "
+        "workers together.",
+    )
+    nominal_size: Count = Field(
+        description="A public statement of about how many private records there are. It is never counted."
+    )
+    neighboring_relation: Literal["add_or_remove_one"] = Field(
+        "add_or_remove_one", description="What one record may change for the guarantee: be in the data or not."
+    )
+    unit: str = Field("one image", description="What one private record is, in the words of the statement.")
+    max_grad_norm: PositiveNumber = Field(
+        1.0, description="The L2 norm that each record's gradient is clipped to before the sum."
+    )
+    spare_steps: StrictInt = Field(
+        0, ge=0, description="How many training steps are paid for beforehand that restarts may lose."
+    )
+    votes_noise_multiplier: PositiveNumber | None = Field(
+        None,
+        description="Noise stddev over sensitivity of the class votes for public prototypes, a charged release; null "
+        "releases no votes.",
+    )
+    noise_multiplier: PositiveNumber | None = Field(
+        None,
+        description="Noise stddev over max_grad_norm in training; null is the least that fits the target, found by "
+        "calibration.",
+    )
+    study: str | None = Field(
+        None,
+        description="The name of a study in the dataset's ledger whose charges this run's statement counts as well; "
+        "null is none.",
+    )
+    debug_fixed_key: StrictInt | None = Field(
+        None,
+        description="A fixed key that makes noise repeatable for debugging. It stamps NOT PRIVATE on everything; null "
+        "draws a secret key.",
+    )
 
-    def __post_init__(self) -> None:
-        require(
-            0 < self.target_epsilon <= 100,
-            f"privacy.target_epsilon is {self.target_epsilon}; expected above 0 and at most 100",
-        )
-        require(0 < self.target_delta < 1, f"privacy.target_delta is {self.target_delta}; expected between 0 and 1")
-        require(0 < self.sample_rate <= 1, f"privacy.sample_rate is {self.sample_rate}; expected above 0, at most 1")
-        require_positive(self, "privacy", "nominal_size", "max_grad_norm")
+    @model_validator(mode="after")
+    def _check(self) -> PrivacySpec:
         require(
             self.target_delta <= 1 / self.nominal_size,
             f"privacy.target_delta is {self.target_delta:g}, more than 1/N = {1 / self.nominal_size:.3g} for "
             f"nominal_size {self.nominal_size}; at that delta a whole record may leak; use at most 1/(10 N)",
         )
-        require_choice("privacy.neighboring_relation", self.neighboring_relation, ("add_or_remove_one",))
-        require(self.spare_steps >= 0, f"privacy.spare_steps is {self.spare_steps}; expected 0 or more")
-        for name in ("votes_noise_multiplier", "noise_multiplier"):
-            if getattr(self, name) is not None:
-                require_positive(self, "privacy", name)
+        return self
 
     @property
     def expected_batch_size(self) -> float:
@@ -244,68 +357,93 @@ class PrivacySpec:
         return self.sample_rate * self.nominal_size
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("training")
 class TrainingSpec:
     """Private training; none of these values changes epsilon except steps."""
 
-    steps: int = 500
-    objective: str = "denoise"  # denoise: fresh noise; surrogate: the path from the retrieved latent
-    timestep_power: float = 1.0  # timesteps are split_step * u^power, u uniform; above 1 favours small timesteps
-    noise_multiplicity: int = 4  # noise draws averaged within an example before clipping
-    learning_rate: float = 1e-3
-    decay_fraction: float = 0.3  # the last share of steps over which the learning rate falls to zero
-    ema_decay: float = 0.99
-    label_dropout: float = 0.1  # share of examples trained without their class; 0 turns guidance off
-    class_init: str = "distinct"  # where private class embeddings start: distinct, votes, zero
-    checkpoint_every: int = 50  # steps; also the block in which the ledger is charged
-    seed: int = 0  # addresses timesteps and diffusion noise; not the privacy noise
+    steps: Count = Field(500, description="How many private training steps there are, each paid for in the ledger.")
+    objective: Literal["denoise", "surrogate"] = Field(
+        "denoise", description="denoise learns on fresh noise, surrogate on the path from the retrieved latent."
+    )
+    timestep_power: PositiveNumber = Field(
+        1.0, description="Timesteps are split_step * u^power with u uniform in [0, 1); above 1 favours small timesteps."
+    )
+    noise_multiplicity: Count = Field(
+        4, description="How many noise draws are averaged within an example before its gradient is clipped."
+    )
+    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of private training.")
+    decay_fraction: Number = Field(
+        0.3, ge=0, le=1, description="The last share of the steps, over which the learning rate falls to zero."
+    )
+    ema_decay: Number = Field(
+        0.99, ge=0, lt=1, description="The decay a step of the moving average of weights; 0 keeps the last weights."
+    )
+    label_dropout: Number = Field(
+        0.1, ge=0, lt=1, description="The share of examples trained without their class; 0 turns guidance off."
+    )
+    class_init: Literal["distinct", "votes", "zero"] = Field(
+        "distinct",
+        description="Where private class embeddings start: at distinct vectors, at what the class votes say, or at "
+        "zero.",
+    )
+    checkpoint_every: Count = Field(
+        50, description="How many steps lie between checkpoints; it is also the block in which the ledger is charged."
+    )
+    seed: StrictInt = Field(0, description="The seed of timesteps and diffusion noise. The privacy noise has a secret.")
 
-    def __post_init__(self) -> None:
-        require_choice("training.objective", self.objective, ("denoise", "surrogate"))
-        require_choice("training.class_init", self.class_init, ("distinct", "votes", "zero"))
-        require_positive(self, "training", "steps", "noise_multiplicity", "learning_rate", "checkpoint_every")
-        require_positive(self, "training", "timestep_power")
-        require(0 <= self.decay_fraction <= 1, f"training.decay_fraction is {self.decay_fraction}; expected 0 to 1")
-        require(0 <= self.ema_decay < 1, f"training.ema_decay is {self.ema_decay}; expected 0 to 1")
-        require(0 <= self.label_dropout < 1, f"training.label_dropout is {self.label_dropout}; expected 0 to 1")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings("sampling")
 class SamplingSpec:
     """How samples are drawn; all of it is post-processing of the private model."""
 
-    num_samples: int = 20000
-    num_steps: int = 100  # DDIM steps a full run from T to 0 would take
-    eta: float = 1.0  # 1 as stochastic as DDPM; 0 is deterministic DDIM, where equal starts give equal images
-    guidance: float = 0.0  # classifier-free guidance; 0 is off and costs one evaluation a step
-    starts: str = "nearest"  # nearest: the public state's neighbour; votes: within a prototype drawn by class votes
-    class_proportions: tuple[float, ...] | None = None  # None: uniform over data.num_classes
-    batch_size: int = 500
-    seed: int = 0
+    num_samples: Count = Field(20000, description="How many synthetic images are drawn.")
+    num_steps: Count = Field(100, description="How many DDIM steps a full run from T to 0 would take.")
+    eta: Number = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="1 is as stochastic as DDPM; 0 is deterministic DDIM, where equal starts give equal images.",
+    )
+    guidance: Number = Field(
+        0.0,
+        ge=0,
+        description="The weight of classifier-free guidance; 0 is off and costs one evaluation a step, not two.",
+    )
+    starts: Literal["nearest", "votes"] = Field(
+        "nearest",
+        description="What a sample starts from: the nearest neighbour of a public state, or a trajectory of a "
+        "prototype drawn by class votes.",
+    )
+    class_proportions: ListOf[Number] | None = Field(
+        None,
+        description="The share of each private class among samples, which sum to 1; null is the same for all classes.",
+    )
+    batch_size: Count = Field(500, description="How many images are drawn at once.")
+    seed: StrictInt = Field(0, description="The seed of all sampling.")
 
-    def __post_init__(self) -> None:
-        require_positive(self, "sampling", "num_samples", "num_steps", "batch_size")
-        require(0 <= self.eta <= 1, f"sampling.eta is {self.eta}; expected 0 to 1")
-        require(self.guidance >= 0, f"sampling.guidance is {self.guidance}; expected 0 or more")
-        require_choice("sampling.starts", self.starts, ("nearest", "votes"))
+    @model_validator(mode="after")
+    def _check(self) -> SamplingSpec:
         if self.class_proportions is not None:
             total = sum(self.class_proportions)
             valid = all(p >= 0 for p in self.class_proportions) and abs(total - 1) < 1e-6
             require(valid, f"sampling.class_proportions sum to {total:g}; expected non-negative shares that sum to 1")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("evaluation")
 class EvaluationSpec:
     """How usefulness and likeness are measured."""
 
-    classifier_epochs: int = 8
-    classifier_batch_size: int = 128
-    classifier_learning_rate: float = 2e-3
-    feature_weights: str | None = None  # a TorchScript Inception; None: a small network trained on public labels
-    max_likeness_examples: int = 5000
-    grid_columns: int = 12
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        names = ("classifier_epochs", "classifier_batch_size", "classifier_learning_rate", "max_likeness_examples")
-        require_positive(self, "evaluation", *names, "grid_columns")
+    classifier_epochs: Count = Field(8, description="How many times the classifier sees all its images.")
+    classifier_batch_size: Count = Field(128, description="How many images a step of the classifier sees.")
+    classifier_learning_rate: PositiveNumber = Field(2e-3, description="The learning rate of the classifier.")
+    feature_weights: str | None = Field(
+        None,
+        description="The path of a TorchScript Inception that gives the features of FID; null is a small network "
+        "trained on public labels.",
+    )
+    max_likeness_examples: Count = Field(
+        5000, description="How many images of each kind the likeness measures are computed on, at most."
+    )
+    grid_columns: Count = Field(12, description="How many images of each class the picture of samples shows.")
+    seed: StrictInt = Field(0, description="The seed of the classifier and of every choice of images.")

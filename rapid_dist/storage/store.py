@@ -6,11 +6,11 @@ import contextlib
 import errno
 import io
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit
 
 from rapid_dist.errors import InputError, RapidDistError, StorageError
 from rapid_dist.storage import s3
@@ -229,14 +229,23 @@ def _removed_whole(fs: Any, folder: str) -> None:
                 raise
 
 
+KNOWN_SCHEMES = "a local path, file:// or s3:// (in lower case)"
+
+
+def unknown_scheme(uri: str) -> str | None:
+    """Returns the scheme of a URI that no store opens, such as gs or S3; None for a local path, file:// and s3://."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return scheme[1] if scheme and scheme[1] not in ("file", "s3") else None
+
+
 def _normalise(uri: str) -> str:
     if not uri:
         raise InputError("got an empty path; expected a folder or an s3:// prefix")
-    scheme = urlsplit(uri).scheme if "://" in uri else ""
-    if scheme == "s3":
+    scheme = unknown_scheme(uri)
+    if scheme is not None:
+        raise InputError(f"{uri!r} has scheme {scheme!r}; expected {KNOWN_SCHEMES}")
+    if uri.startswith("s3://"):
         return uri.rstrip("/")
-    if scheme not in ("", "file"):
-        raise InputError(f"{uri!r} has scheme {scheme!r}; expected a local path or s3://")
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))).rstrip("/") or "/"
 
 

@@ -103,6 +103,7 @@ def test_a_refused_s3_endpoint_is_one_line_within_seconds_and_never_shows_creden
     assert not any(secret in line for secret in SECRETS)
 
 
-def test_an_unknown_scheme_is_named(no_ray, refused, spec_file):
-    line = refused("run", spec_file(), "--out", "gs://bucket/run")
-    assert "has scheme 'gs'; expected a local path or s3://" in line
+@pytest.mark.parametrize("scheme", ["gs", "S3"])
+def test_an_unknown_scheme_is_named(no_ray, refused, spec_file, scheme):
+    line = refused("run", spec_file(), "--out", f"{scheme}://bucket/run")
+    assert f"has scheme {scheme!r}; expected a local path, file:// or s3://" in line

@@ -49,7 +49,7 @@ def test_run_refuses_a_study_and_names_the_command_for_it(refused, study_file, t
         ("tune.space.privacy.target_epsilon=[1, 2]", ["'privacy.target_epsilon'", "which a trial may not change"]),
         ("tune.scheduler=asha", ["num_rungs is 1", "use 2 or more"]),
         ("tune.objective=noisy_accuracy", ["reads no private record", "use proxy_accuracy or public_fid"]),
-        ("training.steps=many", ["training.steps is 'many'", "expected int"]),
+        ("training.steps=many", ["training.steps is 'many'", "expected a whole number"]),
         ("tune.mode", ["--set 'tune.mode'", "expected section.key=value"]),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare, kstest
 
 from rapid_dist.errors import SpecError
-from rapid_dist.specs.study import KINDS, parse_axis
+from rapid_dist.specs.axes import KINDS, parse_axis
 
 WRITTEN = {
     "choice": {"choice": [3, 1, 2]},

@@ -79,12 +79,12 @@ def test_overrides_reach_the_search_and_its_space():
         ("tune.searcher=bayes", "tune.searcher is 'bayes'; expected one of hyperopt, optuna, random"),
         ("tune.scheduler=sha", "tune.scheduler is 'sha'; expected one of asha, fifo"),
         ("tune.objective=accuracy", "tune.objective is 'accuracy'"),
-        ("tune.num_trials=0", "tune.num_trials is 0; expected a number above 0"),
-        ("tune.num_trials=many", "tune.num_trials is 'many' (str); expected int"),
+        ("tune.num_trials=0", "tune.num_trials is 0; expected a whole number above 0"),
+        ("tune.num_trials=many", "tune.num_trials is 'many' (str); expected a whole number"),
         ("tune.num_rungs=0", "tune.num_rungs is 0"),
         ("tune.max_concurrent=0", "tune.max_concurrent is 0"),
-        ("tune.max_failures=-1", "tune.max_failures is -1; expected 0 or more"),
-        ("tune.reduction_factor=1", "tune.reduction_factor is 1; expected 2 or more"),
+        ("tune.max_failures=-1", "tune.max_failures is -1; expected a whole number of 0 or more"),
+        ("tune.reduction_factor=1", "tune.reduction_factor is 1; expected a whole number of 2 or more"),
         ("tune.num_trails=3", "unknown key 'tune.num_trails': did you mean 'num_trials'?"),
         ("tune.proxy.classes=[1]", "unknown key 'tune.proxy.classes': did you mean 'private_classes'?"),
         ("tune.proxy.test_fraction=1", "tune.proxy.test_fraction is 1"),
@@ -138,15 +138,42 @@ def test_an_axis_that_is_wrong_is_named_with_its_setting():
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        ("{training.steps: {uniform: [10, 20]}}", "tune.space.training.steps is 10.0 (float); expected int"),
-        ("{training.steps: {log: [10, 20]}}", "tune.space.training.steps is 10.0 (float); expected int"),
-        ("{training.steps: [10, many]}", "tune.space.training.steps is 'many' (str); expected int"),
-        ("{privacy.sample_rate: [0.1, null]}", "tune.space.privacy.sample_rate is None (NoneType); expected float"),
-        ("{schedule.kind: [linear, true]}", "tune.space.schedule.kind is True (bool); expected str"),
+        ("{training.steps: {uniform: [10, 20]}}", "tune.space.training.steps is 10.0 (float); expected a whole number"),
+        ("{training.steps: {log: [10, 20]}}", "tune.space.training.steps is 10.0 (float); expected a whole number"),
+        ("{training.steps: [10, many]}", "tune.space.training.steps is 'many' (str); expected a whole number"),
+        ("{privacy.sample_rate: [0.1, null]}", "tune.space.privacy.sample_rate is None (NoneType); expected a number"),
+        ("{schedule.kind: [linear, true]}", "tune.space.schedule.kind is True; expected one of cosine, linear"),
+        ("{training.steps: [10, 0]}", "tune.space.training.steps is 0; expected a whole number above 0"),
+        ("{sampling.eta: {uniform: [0, 2]}}", "tune.space.sampling.eta is 2.0; expected a number from 0 to 1"),
     ],
 )
 def test_an_axis_that_draws_no_value_of_its_setting_is_refused_at_once(space, said):
     assert said in refusal(space=space)
+
+
+def test_an_end_that_a_setting_excludes_may_bound_an_interval_but_be_no_choice():
+    assert study(space="{privacy.max_grad_norm: {uniform: [0, 1]}}").tune.space["privacy.max_grad_norm"].low == 0
+    assert "privacy.max_grad_norm is 0.0" in refusal(space="{privacy.max_grad_norm: [0, 1]}")
+
+
+def test_a_setting_that_is_searched_twice_is_refused():
+    space = "{schedule.split_step: [300, 400], schedule: {split_step: [500, 600]}}"
+    assert "tune.space names 'schedule.split_step' twice" in refusal(space=space)
+
+
+def test_the_digest_of_an_old_study_stays():
+    """It was computed when the specs were plain dataclasses."""
+    spec = study(
+        "tune.mode=compose",
+        "tune.scheduler=asha",
+        "tune.num_rungs=3",
+        "tune.objective=public_fid",
+        "tune.proxy={private_classes: [1, 2], test_fraction: 0.3}",
+        space="{schedule.split_step: {int: [300, 700], step: 100}, privacy.sample_rate: {log: [0.01, 1e-1]}, "
+        "training.steps: {log_int: [20, 200]}, schedule: {kind: [linear, cosine]}, sampling.eta: {uniform: [0, 1]}, "
+        "privacy.votes_noise_multiplier: [null, 5]}",
+    )
+    assert spec.digest == "ebd181afae55da58bdad774e95887886dbf5fc8b1a12728d5f6b651a42a30fee"
 
 
 def test_whole_numbers_are_values_of_a_fraction_and_nothing_of_an_optional_setting():
