@@ -9,6 +9,7 @@ from rapid_dist.cli.docs import docs
 from rapid_dist.cli.kb import kb
 from rapid_dist.cli.metrics import metrics
 from rapid_dist.cli.privacy import audit, calibrate, epsilon, ledger
+from rapid_dist.cli.spec import spec
 from rapid_dist.cli.stages import STAGE_COMMANDS, demo, ingest, run
 from rapid_dist.cli.tune import tune
 
@@ -19,5 +20,6 @@ def main() -> None:
     """Private synthetic images at scale: retrieval augmented private diffusion (RAPID) on Ray."""
 
 
-for _command in (demo, run, ingest, *STAGE_COMMANDS, tune, epsilon, calibrate, kb, ledger, audit, metrics, bench, docs):
+_PRIVACY = (epsilon, calibrate, ledger, audit)
+for _command in (demo, run, ingest, *STAGE_COMMANDS, spec, tune, *_PRIVACY, kb, metrics, bench, docs):
     main.add_command(_command)
