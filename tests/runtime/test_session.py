@@ -67,7 +67,7 @@ def test_without_one_a_cluster_is_joined_openly_and_a_choice_of_the_user_stands(
 def test_code_travels_to_a_cluster_unless_a_job_brought_it(monkeypatch):
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     (package,) = session._runtime_environment({})["py_modules"]
-    assert (Path(package) / "distributed" / "session.py").exists()
+    assert (Path(package) / "runtime" / "session.py").exists()
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert session._runtime_environment({"A": "1"}) == {"env_vars": {"A": "1"}}
 
