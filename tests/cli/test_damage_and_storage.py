@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from rapid_dist import layout
+
 SECRETS = ("AKIATESTACCESS", "test-secret-never-shown")
 
 
