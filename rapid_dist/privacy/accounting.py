@@ -230,7 +230,15 @@ def is_within(
 def compute_epsilon(
     charges: Iterable[AnyCharge], *, delta: float, neighboring_relation: str = ADD_OR_REMOVE_ONE
 ) -> EpsilonResult:
-    """Epsilon of all charges together at delta by PLD, PRV and RDP, with the versions that computed it.
+    """Works out the epsilon of all charges together by PLD, PRV and RDP, with the versions that computed it.
+
+    Args:
+        charges: What was, or will be, done with the data.
+        delta: The delta that epsilon is stated at, in (0, 1).
+        neighboring_relation: add_or_remove_one, or replace_one, which PLD counts alone.
+
+    Raises:
+        SpecError: A value is outside its range.
 
     Guarantee: pld and rdp are upper bounds on the true epsilon; a run must report pld, and only after
     check_agreement passed.

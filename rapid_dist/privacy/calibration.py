@@ -103,13 +103,24 @@ def calibrate_noise_multiplier(
     tolerance: float = 1e-3,
     neighboring_relation: str = ADD_OR_REMOVE_ONE,
 ) -> float:
-    """The smallest noise multiplier, to a relative tolerance and rounded up to 4 decimals, that fits.
+    """Returns the smallest noise multiplier, to a relative tolerance and rounded up to 4 decimals, that fits.
+
+    Args:
+        target_epsilon: The epsilon not to exceed, by PLD.
+        delta: The delta that it is stated at, in (0, 1).
+        sample_rate: Probability with which each record joins a step.
+        num_steps: How many steps.
+        other_charges: What else has to fit beside them.
+        tolerance: How much larger than the smallest the answer may be, as a share of it.
+        neighboring_relation: add_or_remove_one, or replace_one.
+
+    Raises:
+        SpecError: other_charges leave no room, or a setting is out of range.
 
     Epsilon falls as noise grows, so the answer is found by bisection: RDP brackets it (cheap, too large),
     PLD on a grid ten times coarser narrows the bracket, PLD at full resolution decides.
     Guarantee: epsilon_pld of other_charges and num_steps of the Poisson-subsampled Gaussian at the returned
     value, the very number returned, is at most target_epsilon; rounding never lowers the noise.
-    Raises SpecError when other_charges leave no room, or a setting is out of range.
     """
     _check_aim(target_epsilon, tolerance)
     others = tuple(other_charges)

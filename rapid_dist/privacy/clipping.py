@@ -47,7 +47,14 @@ class PrivateBatch:
 
 
 def clip_factors(squared_norms: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
-    """min(1, C / norm) per example, (B,) float64; zero where the norm is not finite.
+    """Returns what each example's gradient is multiplied by: min(1, C / norm), zero where the norm is not finite.
+
+    Args:
+        squared_norms: (B,) squared L2 norms of the gradients.
+        max_grad_norm: C, the L2 norm that each is clipped to.
+
+    Returns:
+        (B,) float64.
 
     Guarantee: a factor times its gradient has L2 norm at most C, and a NaN or infinite gradient counts as zero.
     """
@@ -197,10 +204,20 @@ def clipped_gradient_sum(
     max_physical_batch_size: int,
     engine: str | None = None,
 ) -> torch.Tensor:
-    """Sum over the batch of per-example gradients clipped to max_grad_norm: (num_parameters,) float64.
+    """Sums the batch's per-example gradients, each clipped to max_grad_norm.
 
-    max_physical_batch_size bounds examples x draws in memory and changes nothing else. An empty batch gives zeros.
-    Raises PrivacyError for a model whose parameters are held in less than float32.
+    Args:
+        model: The network; its parameters are float32 or float64.
+        batch: The examples of one step on this worker; it may be empty.
+        max_grad_norm: The L2 norm that each example's gradient is clipped to.
+        max_physical_batch_size: Examples times draws in memory at once; it changes nothing else.
+        engine: One of ENGINES; None chooses by what the model is made of.
+
+    Returns:
+        (num_parameters,) float64, zeros for an empty batch; private until noise is added.
+
+    Raises:
+        PrivacyError: The model's parameters are held in less than float32.
 
     Guarantee: adding or removing one example moves the result by at most max_grad_norm in L2 norm (to the rounding of
     float32), whatever autocast, TF32 or other settings of precision are on. They reach the model's own forward and

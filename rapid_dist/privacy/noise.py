@@ -31,14 +31,28 @@ def draw_gaussian(
     num_coordinates: int,
     stddev: float,
 ) -> torch.Tensor:
-    """Coordinates [first, first + num) of the noise vector of this step: N(0, stddev^2), (num,) float64.
+    """Draws coordinates [first, first + num) of the noise vector of a step: N(0, stddev^2).
+
+    Args:
+        key: The secret of the attempt.
+        role: What the noise is for; noise of another role is independent.
+        attempt: Number of the attempt, as the ledger gave it.
+        step: Number of the step within the attempt.
+        first_coordinate: The first coordinate drawn, at least 0.
+        num_coordinates: How many are drawn, at least 0.
+        stddev: Standard deviation of each, in the units of the sum that it is added to.
+
+    Returns:
+        (num_coordinates,) float64 on the CPU.
+
+    Raises:
+        SpecError: stddev is not a finite number above 0, or a coordinate is negative.
 
     Each value is the sum of 4 independent Box-Muller draws over 2, which denies an attacker the low bits of
     any one draw (Holohan and Braghin, arXiv 2107.10138). Uniforms have 53 bits; the radius uses (0, 1].
     The logarithm and tangent are numpy's, whose last bit may differ between kinds of CPU; nothing else does.
     Guarantee: values at different (role, attempt, step, coordinate) are independent for anyone without the
     key; a value depends on that address and stddev alone, so shards of one vector may be drawn apart.
-    Raises SpecError when stddev is not a finite number above 0.
     """
     if not (math.isfinite(stddev) and stddev > 0):
         raise SpecError(f"stddev is {stddev!r}; expected a finite number above 0")
@@ -125,7 +139,14 @@ def _sum_of_draws(draws: np.ndarray, factor: float, *, out: np.ndarray) -> None:
 
 
 def grid_for(max_grad_norm: float) -> float:
-    """The power of two at or just below max_grad_norm * 2^-20; multiplying by it is exact."""
+    """Returns the power of two at or just below max_grad_norm * 2^-20; multiplying by it is exact.
+
+    Args:
+        max_grad_norm: The L2 norm that each record's gradient is clipped to.
+
+    Raises:
+        SpecError: It is not a finite number above 0.
+    """
     if not (math.isfinite(max_grad_norm) and 2.0**-900 <= max_grad_norm <= 2.0**900):
         raise SpecError(f"max_grad_norm is {max_grad_norm!r}; expected a finite number above 0")
     _, exponent = math.frexp(max_grad_norm)
@@ -133,14 +154,25 @@ def grid_for(max_grad_norm: float) -> float:
 
 
 def add_noise_on_grid(total: torch.Tensor | np.ndarray, noise: torch.Tensor | np.ndarray, grid: float) -> torch.Tensor:
-    """total + noise in float64, rounded to a multiple of grid; both of any one shape; a new CPU tensor.
+    """Returns total + noise rounded to a multiple of grid: what may leave.
+
+    Args:
+        total: The sum of clipped values, of any shape.
+        noise: Noise of the same shape, from draw_gaussian.
+        grid: The spacing of what is returned, from grid_for.
+
+    Returns:
+        A new CPU tensor of that shape, float64.
+
+    Raises:
+        PrivacyError: The shapes differ, or the total is not finite: one record would be visible through any noise.
+        SpecError: grid is no power of two.
 
     Guarantee: what leaves is a rounding of the exact total + noise: IEEE addition rounds it, the grid rounds it
     again, and neither rounding depends on the data. So this is post-processing, and the low bits of a float, which
     could tell which total a noise value was added to, are gone (Mironov 2012; Jin et al., arXiv 2112.05307).
     Rounding the noise before adding it would not be. What remains is that the noise itself is made of float64
     values, 2^30 or more in a cell of the grid: severity Theoretical.
-    Raises PrivacyError when the total is not finite: one record would then be visible through any noise.
     """
     total = torch.as_tensor(total, dtype=torch.float64)
     noise = torch.as_tensor(noise, dtype=torch.float64)

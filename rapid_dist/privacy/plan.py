@@ -96,7 +96,20 @@ class PrivateStep:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """The private part of a run, in public constants only.
+    """The private part of a run, in public constants only; privacy.make_plan and calibrated_plan make one.
+
+    Attributes:
+        target_epsilon, target_delta: What votes, steps and spare steps together may cost.
+        neighboring_relation: What one person may change.
+        unit: What one person contributes, in words.
+        sample_rate: Probability with which each record joins a step.
+        expected_batch_size: What noised sums are divided by: a public constant, never a count.
+        max_grad_norm: The L2 norm that each record's gradient is clipped to.
+        noise_multiplier: Noise standard deviation over max_grad_norm.
+        steps: Training steps.
+        spare_steps: Steps paid for beforehand that restarts may lose.
+        votes_noise_multiplier: Noise of the votes over one vote; None releases no votes.
+        is_private: False with a fixed debugging key.
 
     Guarantee: a step that this plan makes is one Poisson-subsampled Gaussian mechanism with the charge that
     `training_charge(1)` states, under add-or-remove-one, whatever the number of records or workers.
@@ -107,13 +120,13 @@ class PrivacyPlan:
     neighboring_relation: str
     unit: str
     sample_rate: float
-    expected_batch_size: float  # public normaliser of the noised sum
+    expected_batch_size: float
     max_grad_norm: float
     noise_multiplier: float
     steps: int
     spare_steps: int
     votes_noise_multiplier: float | None
-    is_private: bool = True  # False with a fixed debugging key
+    is_private: bool = True
 
     @property
     def noise_stddev(self) -> float:
