@@ -32,8 +32,8 @@ from rapid_dist.storage.digest import digest_of
 class RunSpec:
     """One run from two sets of images to synthetic images."""
 
-    data: DataSpec = Field()
-    privacy: PrivacySpec = Field()
+    data: Section[DataSpec] = Field()
+    privacy: Section[PrivacySpec] = Field()
     name: str = Field("run", description="What the run is called in reports and metrics.")
     autoencoder: Section[AutoencoderSpec] = Field(default_factory=AutoencoderSpec)
     denoiser: Section[DenoiserSpec] = Field(default_factory=DenoiserSpec)

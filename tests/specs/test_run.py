@@ -141,6 +141,8 @@ def test_a_yaml_error_names_file_and_line():
 def test_missing_privacy_is_refused_not_defaulted():
     with pytest.raises(SpecError, match="privacy is missing"):
         parse_spec("data: {private: p, public: q}")
+    with pytest.raises(SpecError, match=r"data\.private is missing"):
+        parse("data=null")
     with pytest.raises(SpecError, match=r"privacy\.nominal_size is missing"):
         parse_spec("data: {private: p, public: q}\nprivacy: {target_epsilon: 1, target_delta: 1e-5, sample_rate: 0.1}")
 
