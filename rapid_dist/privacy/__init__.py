@@ -3,10 +3,10 @@
 What a training costs, and the noise that a budget needs:
 
 >>> from rapid_dist import privacy
->>> noise_multiplier = privacy.calibrate(target_epsilon=3, delta=1e-5, sample_rate=0.01, steps=100)
+>>> noise_multiplier = privacy.calibrate(target_epsilon=1, delta=1e-5, sample_rate=0.1, steps=20)
 >>> noise_multiplier
-0.6499
->>> privacy.epsilon(noise_multiplier=noise_multiplier, sample_rate=0.01, steps=100, delta=1e-5) <= 3
+2.1024
+>>> privacy.epsilon(noise_multiplier=noise_multiplier, sample_rate=0.1, steps=20, delta=1e-5) <= 1
 True
 
 A plan joins rate, clip, noise, steps and their price, and a ledger is charged before any noise is drawn. Here 100
@@ -15,9 +15,11 @@ records have gradients of 5 coordinates, and one step is taken:
 >>> import numpy as np, torch
 >>> ids, gradients = np.arange(100), torch.randn(100, 5, dtype=torch.float64)
 >>> plan = privacy.make_plan(
-...     target_epsilon=3, target_delta=1e-5, sample_rate=0.1, expected_batch_size=10, steps=20, max_grad_norm=1.0
+...     target_epsilon=1, target_delta=1e-5, sample_rate=0.1, expected_batch_size=10, steps=20, max_grad_norm=1.0
 ... )
->>> ledger = privacy.open_ledger(folder, target_epsilon=3, target_delta=1e-5)
+>>> plan.noise_multiplier == noise_multiplier
+True
+>>> ledger = privacy.open_ledger(folder, target_epsilon=1, target_delta=1e-5)
 >>> attempt = ledger.begin_attempt(plan.to_plain(), planned=plan.planned_charges())
 >>> paid = ledger.charge(plan.training_charge(1), attempt=attempt, first_step=0)
 >>> (step,) = plan.private_steps(privacy.RunKey.fresh(), paid)
@@ -25,7 +27,7 @@ records have gradients of 5 coordinates, and one step is taken:
 >>> factors = privacy.clip_factors(chosen.square().sum(1), plan.max_grad_norm)
 >>> step.release((factors[:, None] * chosen).sum(0), privacy.OneWorker()).shape
 torch.Size([5])
->>> privacy.read_ledger(folder).spent_epsilon() < 3
+>>> privacy.read_ledger(folder).spent_epsilon() < 1
 True
 
 Names are imported when they are first used. README.md beside this file has the whole guarantee.

@@ -12,16 +12,16 @@ from rapid_dist.privacy.charges import training_charge
 from rapid_dist.storage.store import Store
 
 MECHANISM = {"sample_rate": 0.1, "steps": 20}
-TERMS = {"target_epsilon": 3, "target_delta": 1e-5}
+TERMS = {"target_epsilon": 1, "target_delta": 1e-5}
 PLAN = {**TERMS, **MECHANISM, "expected_batch_size": 10}
 
 
 @pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
 def test_calibrated_noise_is_the_least_that_fits(relation):
     settings = {**MECHANISM, "delta": 1e-5, "neighboring_relation": relation}
-    noise_multiplier = privacy.calibrate(target_epsilon=3, **settings)
-    assert privacy.epsilon(noise_multiplier=noise_multiplier, **settings) <= 3
-    assert privacy.epsilon(noise_multiplier=0.99 * noise_multiplier, **settings) > 3
+    noise_multiplier = privacy.calibrate(target_epsilon=1, **settings)
+    assert privacy.epsilon(noise_multiplier=noise_multiplier, **settings) <= 1
+    assert privacy.epsilon(noise_multiplier=0.99 * noise_multiplier, **settings) > 1
 
 
 def test_epsilon_is_the_number_to_state_of_the_three():
@@ -48,7 +48,7 @@ def test_a_value_out_of_range_is_a_value_error_of_ours(ask):
 def test_a_plan_pays_for_its_steps_and_its_spare_ones():
     plan = privacy.make_plan(**PLAN, spare_steps=5)
     without = privacy.make_plan(**PLAN)
-    assert plan.planned_epsilon().pld < without.planned_epsilon().pld <= 3
+    assert plan.planned_epsilon().pld < without.planned_epsilon().pld <= 1
     assert plan.noise_multiplier > without.noise_multiplier
     assert (plan.unit, plan.neighboring_relation, plan.votes_noise_multiplier) == ("example", "add_or_remove_one", None)
     assert privacy.make_plan(**PLAN, noise_multiplier=5.0).noise_multiplier == 5.0
