@@ -21,7 +21,7 @@ SOURCES = TinySources(private="private.npz", public="public.npz", test="test.npz
 
 @pytest.fixture
 def spec_path(tmp_path) -> Path:
-    return write_spec(tmp_path / "spec.yaml", tiny_settings(SOURCES))
+    return write_spec(tmp_path / "spec.yaml", tiny_settings(SOURCES, privacy={"noise_multiplier": 1.5}))
 
 
 def test_spec_and_folder_may_be_text_paths_or_what_they_stand_for(spec_path, tmp_path):
