@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 from rapid_dist.errors import SpecError
 from rapid_dist.specs.parsing import nearest_name
@@ -39,12 +40,7 @@ def explain(name: str) -> str:
     Raises SpecError for an unknown name, with the nearest known one.
     """
     root = json_schema(study=True)
-    node = root
-    for key in name.split("."):
-        known = resolved(node, root).get("properties", {})
-        if key not in known:
-            raise SpecError(f"unknown setting {name!r}: {_known(key, known, name)}")
-        node = known[key]
+    node = _find(name, root)
     if "properties" in resolved(node, root):
         return "\n".join(_section_lines(name, node, root, whole=True))
     rows = {"value": value_words(node, root), "default": default_words(node), "meaning": node["description"]}
@@ -61,6 +57,35 @@ def list_settings(*, study: bool = False) -> str:
         if _is_section(node, root):
             lines += [*_section_lines(name, node, root, whole=False), ""]
     return "\n".join(lines).rstrip()
+
+
+def plain_settings(name: str | None = None, *, study: bool = False) -> dict[str, Any]:
+    """Returns {dotted name: value, default (absent where one is required) and meaning} of the settings.
+
+    name: one setting, or the section whose settings are wanted; None is all of a run, or of a study. Raises SpecError.
+    """
+    root = json_schema(study=study or name is not None)
+    found: dict[str, Any] = {}
+    todo = [(name or "", root if name is None else _find(name, root))]
+    while todo:
+        path, node = todo.pop(0)
+        if _is_section(node, root):
+            inner = resolved(node, root)["properties"]
+            todo += [(f"{path}.{key}" if path else key, below) for key, below in inner.items()]
+            continue
+        default = {"default": node["default"]} if "default" in node else {}
+        found[path] = {"value": value_words(node, root), **default, "meaning": node["description"]}
+    return found
+
+
+def _find(name: str, root: Node) -> Node:
+    node = root
+    for key in name.split("."):
+        known = resolved(node, root).get("properties", {})
+        if key not in known:
+            raise SpecError(f"unknown setting {name!r}: {_known(key, known, name)}")
+        node = known[key]
+    return node
 
 
 def _known(key: str, known: Node, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rapid_dist.specs.explain import explain, json_schema, list_settings
+from rapid_dist.specs.explain import explain, json_schema, list_settings, plain_settings
 
 
 def test_it_lists_every_setting(call):
@@ -20,6 +20,17 @@ def test_it_prints_the_schema(call):
 def test_it_explains_a_setting_or_a_section(call):
     for name in ("privacy.sample_rate", "privacy", "tune.num_trials"):
         assert call("spec", "--explain", name).stdout == explain(name) + "\n"
+
+
+def test_it_answers_in_json(call):
+    (rate,) = json.loads(call("spec", "--explain", "privacy.sample_rate", "--json").stdout)["settings"].items()
+    assert rate[0] == "privacy.sample_rate"
+    assert (set(rate[1]), rate[1]["value"]) == ({"value", "meaning"}, "a number above 0 and at most 1")
+    found = json.loads(call("spec", "--json", "--study").stdout)["settings"]
+    assert found == json.loads(json.dumps(plain_settings(study=True)))
+    assert found["tune.proxy.test_fraction"]["default"] == 0.2
+    assert {name.split(".")[0] for name in plain_settings("runtime")} == {"runtime"}
+    assert call("spec", "--schema", "--json").stdout.count("\n") == 1
 
 
 def test_an_unknown_setting_is_one_line(refused):
