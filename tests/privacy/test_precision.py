@@ -124,6 +124,7 @@ def test_on_the_cpu_all_that_acts_there_is_full(change):
 
 @pytest.mark.skipif(not hasattr(backends, "fp32_precision"), reason="this torch has the older names alone")
 def test_a_precision_that_came_from_a_more_general_setting_still_does_afterwards():
+    backends.mkldnn.matmul.fp32_precision = "none"  # an earlier test may have chosen for it
     backends.fp32_precision = "tf32"
     with full_precision("cuda"):
         assert backends.mkldnn.matmul.fp32_precision == "ieee"
