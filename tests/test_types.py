@@ -39,10 +39,13 @@ def test_a_wrong_argument_of_a_user_is_noticed(check, tmp_path):
         "run.sample('many')\n"
         "rd.privacy.calibrate(target_epsilon=3, delta=1e-5, sample_rate=0.1, stpes=5)\n"
         "rd.no_such_name\n"
+        "from rapid_dist.specs import DenoiserSpec\n"
+        "right_again = DenoiserSpec(width=64)\n"
+        "DenoiserSpec(widht=64)\n"
     )
     answer = check(str(tmp_path / "user.py"))
     lines = [line for line in answer.stdout.splitlines() if ": error: " in line]
-    assert [line.rsplit("[", 1)[1] for line in lines] == ["arg-type]", "call-arg]", "attr-defined]"], answer.stdout
+    assert [line.rsplit("[", 1)[1] for line in lines] == ["arg-type]", "call-arg]", "attr-defined]", "call-arg]"], answer.stdout
 
 
 def test_the_package_says_that_it_has_types():

@@ -34,7 +34,7 @@ class RunSpec:
 
     data: Section[DataSpec] = Field()
     privacy: Section[PrivacySpec] = Field()
-    name: str = Field("run", description="What the run is called in reports and metrics.")
+    name: str = Field(default="run", description="What the run is called in reports and metrics.")
     autoencoder: Section[AutoencoderSpec] = Field(default_factory=AutoencoderSpec)
     denoiser: Section[DenoiserSpec] = Field(default_factory=DenoiserSpec)
     schedule: Section[ScheduleSpec] = Field(default_factory=ScheduleSpec)

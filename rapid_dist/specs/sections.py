@@ -35,28 +35,28 @@ class RuntimeSpec:
     last checkpoint: the ledger pays again for the steps since, out of privacy.spare_steps.
     """
 
-    num_workers: Count = Field(1, description="How many training workers a fixed group has.")
+    num_workers: Count = Field(default=1, description="How many training workers a fixed group has.")
     min_workers: StrictInt | None = Field(
-        None,
+        default=None,
         description="The fewest workers of an elastic group, at least 1. Give it with max_workers, instead of "
         "num_workers; null is a fixed group.",
     )
     max_workers: StrictInt | None = Field(
-        None, description="The most workers of an elastic group, at least min_workers; null is a fixed group."
+        default=None, description="The most workers of an elastic group, at least min_workers; null is a fixed group."
     )
     resize_seconds: PositiveNumber = Field(
-        60.0, description="How often, in seconds, a healthy elastic group looks for room for more workers."
+        default=60.0, description="How often, in seconds, a healthy elastic group looks for room for more workers."
     )
-    device: str = Field("cpu", description="The torch device that workers compute on: cpu, cuda or cuda:N.")
+    device: str = Field(default="cpu", description="The torch device that workers compute on: cpu, cuda or cuda:N.")
     num_cpus: StrictInt | None = Field(
-        None, description="How many logical CPUs a local Ray may use; null is what the machine has."
+        default=None, description="How many logical CPUs a local Ray may use; null is what the machine has."
     )
     max_physical_batch_size: Count = Field(
-        1024,
+        default=1024,
         description="How many rows (examples x noise draws) a worker holds in memory at once. It changes no result.",
     )
     max_failures: StrictInt = Field(
-        2,
+        default=2,
         ge=0,
         description="How often the worker group is restarted after a failure before the run gives up. A resize is no "
         "failure.",
@@ -94,35 +94,35 @@ class DataSpec:
     )
     public: Uri = Field(description="The public images, in the same forms as the private ones.")
     test: Uri | None = Field(
-        None,
+        default=None,
         description="Held-out real images with labels, in the same forms. Only evaluation reads them; null measures "
         "no accuracy.",
     )
     image_size: StrictInt | None = Field(
-        None,
+        default=None,
         ge=8,
         le=64,
         description="Images are resized to this many pixels a side; null keeps the native size.",
     )
     num_channels: Channels | None = Field(
-        None, description="Channels of the images: 1 is grey, 3 is RGB; null keeps what the images are."
+        default=None, description="Channels of the images: 1 is grey, 3 is RGB; null keeps what the images are."
     )
     num_classes: StrictInt = Field(
-        0,
+        default=0,
         ge=0,
         description="How many private classes there are, a public constant that is never counted; 0 makes images "
         "without classes.",
     )
     class_names: ListOf[str] | None = Field(
-        None,
+        default=None,
         description="The names of the private classes in the order of their labels, one for each of num_classes. Quote "
         "names such as '010' and 'no'.",
     )
     public_class_names: ListOf[str] | None = Field(
-        None, description="The names of the public classes in the order of their labels."
+        default=None, description="The names of the public classes in the order of their labels."
     )
     skip_corrupt: StrictBool = Field(
-        False,
+        default=False,
         description="Whether images that cannot be decoded are left out and counted in the manifest. If false, they "
         "stop the run.",
     )
@@ -142,15 +142,15 @@ class AutoencoderSpec:
     """From images to latents, trained on public images only."""
 
     kind: Literal["identity", "conv"] = Field(
-        "identity",
+        default="identity",
         description="identity: latents are pixels in [-1, 1]; conv: a small convolutional autoencoder with flat "
         "latents.",
     )
-    latent_dim: Count = Field(64, description="How many numbers a latent of conv has.")
-    width: Count = Field(32, description="How many channels the first convolution of conv has.")
-    steps: Count = Field(2000, description="How many training steps conv takes.")
-    batch_size: Count = Field(256, description="How many public images a training step of conv sees.")
-    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of conv's training.")
+    latent_dim: Count = Field(default=64, description="How many numbers a latent of conv has.")
+    width: Count = Field(default=32, description="How many channels the first convolution of conv has.")
+    steps: Count = Field(default=2000, description="How many training steps conv takes.")
+    batch_size: Count = Field(default=256, description="How many public images a training step of conv sees.")
+    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of conv's training.")
 
 
 @settings("denoiser")
@@ -158,12 +158,12 @@ class DenoiserSpec:
     """The network that predicts the noise."""
 
     kind: Literal["residual_mlp", "unet"] = Field(
-        "residual_mlp", description="residual_mlp works on flat latents; unet works on image-shaped latents."
+        default="residual_mlp", description="residual_mlp works on flat latents; unet works on image-shaped latents."
     )
-    width: Count = Field(384, description="Hidden units of the MLP, or channels of the UNet's first level.")
-    num_blocks: Count = Field(3, description="Residual blocks of the MLP, or levels of the UNet.")
+    width: Count = Field(default=384, description="Hidden units of the MLP, or channels of the UNet's first level.")
+    num_blocks: Count = Field(default=3, description="Residual blocks of the MLP, or levels of the UNet.")
     embedding_dim: StrictInt = Field(
-        128, gt=0, multiple_of=2, description="The size of the embedding of timestep and class, an even number."
+        default=128, gt=0, multiple_of=2, description="The size of the embedding of timestep and class, an even number."
     )
 
 
@@ -172,22 +172,24 @@ class ScheduleSpec:
     """The diffusion process and the two steps that divide it."""
 
     kind: Literal["linear", "cosine"] = Field(
-        "linear", description="How noise grows over timesteps: linear betas (DDPM), or cosine."
+        default="linear", description="How noise grows over timesteps: linear betas (DDPM), or cosine."
     )
     num_train_timesteps: StrictInt = Field(
-        1000, ge=2, description="How many timesteps T the diffusion process has; timestep 0 is the cleanest."
+        default=1000, ge=2, description="How many timesteps T the diffusion process has; timestep 0 is the cleanest."
     )
     beta_start: Number = Field(
-        1e-4, gt=0, lt=1, description="The beta of timestep 0 in a linear schedule, at most beta_end."
+        default=1e-4, gt=0, lt=1, description="The beta of timestep 0 in a linear schedule, at most beta_end."
     )
-    beta_end: Number = Field(0.02, gt=0, lt=1, description="The beta of the last timestep in a linear schedule.")
+    beta_end: Number = Field(
+        default=0.02, gt=0, lt=1, description="The beta of the last timestep in a linear schedule."
+    )
     split_step: StrictInt = Field(
-        700,
+        default=700,
         description="Where the retrieved trajectory ends and the private model starts, which trains on timesteps below "
         "it. It is below query_step, or equal to num_train_timesteps, which turns retrieval off.",
     )
     query_step: StrictInt = Field(
-        800,
+        default=800,
         description="The timestep at which the public model's estimate of the clean image becomes the retrieval "
         "feature. It is below num_train_timesteps.",
     )
@@ -221,33 +223,38 @@ class ScheduleSpec:
 class PretrainSpec:
     """Public training of the denoiser over all timesteps."""
 
-    steps: Count = Field(3000, description="How many training steps the public denoiser takes.")
-    batch_size: Count = Field(256, description="How many public images a training step sees.")
-    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of public training.")
+    steps: Count = Field(default=3000, description="How many training steps the public denoiser takes.")
+    batch_size: Count = Field(default=256, description="How many public images a training step sees.")
+    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of public training.")
     label_dropout: Number = Field(
-        0.1,
+        default=0.1,
         ge=0,
         lt=1,
         description="The share of examples trained without their class, which guidance needs; 0 turns it off.",
     )
     ema_decay: Number = Field(
-        0.999, ge=0, lt=1, description="The decay a step of the moving average of weights; 0 keeps the last weights."
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="The decay a step of the moving average of weights; 0 keeps the last weights.",
     )
-    augment: StrictBool = Field(True, description="Whether public images get small random affine maps.")
-    seed: StrictInt = Field(0, description="The seed of all public training.")
+    augment: StrictBool = Field(default=True, description="Whether public images get small random affine maps.")
+    seed: StrictInt = Field(default=0, description="The seed of all public training.")
 
 
 @settings("extractor")
 class ExtractorSpec:
     """The contrastive feature extractor over estimates of x0 at query_step."""
 
-    feature_dim: Count = Field(64, description="How many numbers a retrieval feature has.")
-    width: Count = Field(256, description="How many hidden units the extractor has.")
-    steps: Count = Field(600, description="How many training steps the extractor takes.")
-    batch_size: Count = Field(256, description="How many public images a training step sees, two views of each.")
-    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of the extractor's training.")
+    feature_dim: Count = Field(default=64, description="How many numbers a retrieval feature has.")
+    width: Count = Field(default=256, description="How many hidden units the extractor has.")
+    steps: Count = Field(default=600, description="How many training steps the extractor takes.")
+    batch_size: Count = Field(
+        default=256, description="How many public images a training step sees, two views of each."
+    )
+    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of the extractor's training.")
     temperature: PositiveNumber = Field(
-        0.2, description="The temperature of the contrastive loss: lower pulls harder on the nearest others."
+        default=0.2, description="The temperature of the contrastive loss: lower pulls harder on the nearest others."
     )
 
 
@@ -256,33 +263,41 @@ class KnowledgeBaseSpec:
     """Trajectories of public images and the index over their features."""
 
     num_trajectories_per_image: Count = Field(
-        1, description="How many trajectories, each with its own noise, a public image contributes."
+        default=1, description="How many trajectories, each with its own noise, a public image contributes."
     )
-    num_shards: Count = Field(2, description="How many shards the index has; exact search finds the same in any.")
+    num_shards: Count = Field(
+        default=2, description="How many shards the index has; exact search finds the same in any."
+    )
     space: Literal["l2", "cosine", "ip"] = Field(
-        "cosine", description="The distance between features in hnswlib's words; ip is the inner product."
+        default="cosine", description="The distance between features in hnswlib's words; ip is the inner product."
     )
     method: Literal["hnsw", "exact"] = Field(
-        "hnsw", description="hnsw is approximate search by a graph, exact compares with every feature of a shard."
+        default="hnsw",
+        description="hnsw is approximate search by a graph, exact compares with every feature of a shard.",
     )
     M: Count = Field(
-        16, description="How many links an element of the HNSW graph has; more finds more, in more memory."
+        default=16, description="How many links an element of the HNSW graph has; more finds more, in more memory."
     )
-    ef_construction: Count = Field(200, description="How many candidates HNSW looks at while it builds the graph.")
-    ef_search: Count = Field(100, description="How many candidates HNSW looks at for a query, at least the neighbours.")
+    ef_construction: Count = Field(
+        default=200, description="How many candidates HNSW looks at while it builds the graph."
+    )
+    ef_search: Count = Field(
+        default=100, description="How many candidates HNSW looks at for a query, at least the neighbours."
+    )
     num_prototypes: Count = Field(
-        64, description="How many public clusters of the features there are, for which private examples vote."
+        default=64, description="How many public clusters of the features there are, for which private examples vote."
     )
     assignment: Literal["hash", "cluster"] = Field(
-        "hash",
+        default="hash",
         description="hash spreads rows evenly over shards; cluster puts like features together, so few probes suffice.",
     )
     serving: Literal["in_process", "service"] = Field(
-        "in_process",
+        default="in_process",
         description="in_process: whoever asks holds all shards; service: Ray actors hold one shard each.",
     )
     num_probes: Count | None = Field(
-        None, description="How many shards a query goes to, the nearest by public centroids; null is all of them."
+        default=None,
+        description="How many shards a query goes to, the nearest by public centroids; null is all of them.",
     )
     label_map: dict[StrictInt, StrictInt] = Field(
         default_factory=dict,
@@ -312,32 +327,32 @@ class PrivacySpec:
         description="A public statement of about how many private records there are. It is never counted."
     )
     neighboring_relation: Literal["add_or_remove_one"] = Field(
-        "add_or_remove_one", description="What one record may change for the guarantee: be in the data or not."
+        default="add_or_remove_one", description="What one record may change for the guarantee: be in the data or not."
     )
-    unit: str = Field("one image", description="What one private record is, in the words of the statement.")
+    unit: str = Field(default="one image", description="What one private record is, in the words of the statement.")
     max_grad_norm: PositiveNumber = Field(
-        1.0, description="The L2 norm that each record's gradient is clipped to before the sum."
+        default=1.0, description="The L2 norm that each record's gradient is clipped to before the sum."
     )
     spare_steps: StrictInt = Field(
-        0, ge=0, description="How many training steps are paid for beforehand that restarts may lose."
+        default=0, ge=0, description="How many training steps are paid for beforehand that restarts may lose."
     )
     votes_noise_multiplier: PositiveNumber | None = Field(
-        None,
+        default=None,
         description="Noise stddev over sensitivity of the class votes for public prototypes, a charged release; null "
         "releases no votes.",
     )
     noise_multiplier: PositiveNumber | None = Field(
-        None,
+        default=None,
         description="Noise stddev over max_grad_norm in training; null is the least that fits the target, found by "
         "calibration.",
     )
     study: str | None = Field(
-        None,
+        default=None,
         description="The name of a study in the dataset's ledger whose charges this run's statement counts as well; "
         "null is none.",
     )
     debug_fixed_key: StrictInt | None = Field(
-        None,
+        default=None,
         description="A fixed key that makes noise repeatable for debugging. It stamps NOT PRIVATE on everything; null "
         "draws a secret key.",
     )
@@ -361,65 +376,74 @@ class PrivacySpec:
 class TrainingSpec:
     """Private training; none of these values changes epsilon except steps."""
 
-    steps: Count = Field(500, description="How many private training steps there are, each paid for in the ledger.")
+    steps: Count = Field(
+        default=500, description="How many private training steps there are, each paid for in the ledger."
+    )
     objective: Literal["denoise", "surrogate"] = Field(
-        "denoise", description="denoise learns on fresh noise, surrogate on the path from the retrieved latent."
+        default="denoise", description="denoise learns on fresh noise, surrogate on the path from the retrieved latent."
     )
     timestep_power: PositiveNumber = Field(
-        1.0, description="Timesteps are split_step * u^power with u uniform in [0, 1); above 1 favours small timesteps."
+        default=1.0,
+        description="Timesteps are split_step * u^power with u uniform in [0, 1); above 1 favours small timesteps.",
     )
     noise_multiplicity: Count = Field(
-        4, description="How many noise draws are averaged within an example before its gradient is clipped."
+        default=4, description="How many noise draws are averaged within an example before its gradient is clipped."
     )
-    learning_rate: PositiveNumber = Field(1e-3, description="The learning rate of private training.")
+    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of private training.")
     decay_fraction: Number = Field(
-        0.3, ge=0, le=1, description="The last share of the steps, over which the learning rate falls to zero."
+        default=0.3, ge=0, le=1, description="The last share of the steps, over which the learning rate falls to zero."
     )
     ema_decay: Number = Field(
-        0.99, ge=0, lt=1, description="The decay a step of the moving average of weights; 0 keeps the last weights."
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="The decay a step of the moving average of weights; 0 keeps the last weights.",
     )
     label_dropout: Number = Field(
-        0.1, ge=0, lt=1, description="The share of examples trained without their class; 0 turns guidance off."
+        default=0.1, ge=0, lt=1, description="The share of examples trained without their class; 0 turns guidance off."
     )
     class_init: Literal["distinct", "votes", "zero"] = Field(
-        "distinct",
+        default="distinct",
         description="Where private class embeddings start: at distinct vectors, at what the class votes say, or at "
         "zero.",
     )
     checkpoint_every: Count = Field(
-        50, description="How many steps lie between checkpoints; it is also the block in which the ledger is charged."
+        default=50,
+        description="How many steps lie between checkpoints; it is also the block in which the ledger is charged.",
     )
-    seed: StrictInt = Field(0, description="The seed of timesteps and diffusion noise. The privacy noise has a secret.")
+    seed: StrictInt = Field(
+        default=0, description="The seed of timesteps and diffusion noise. The privacy noise has a secret."
+    )
 
 
 @settings("sampling")
 class SamplingSpec:
     """How samples are drawn; all of it is post-processing of the private model."""
 
-    num_samples: Count = Field(20000, description="How many synthetic images are drawn.")
-    num_steps: Count = Field(100, description="How many DDIM steps a full run from T to 0 would take.")
+    num_samples: Count = Field(default=20000, description="How many synthetic images are drawn.")
+    num_steps: Count = Field(default=100, description="How many DDIM steps a full run from T to 0 would take.")
     eta: Number = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=1,
         description="1 is as stochastic as DDPM; 0 is deterministic DDIM, where equal starts give equal images.",
     )
     guidance: Number = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="The weight of classifier-free guidance; 0 is off and costs one evaluation a step, not two.",
     )
     starts: Literal["nearest", "votes"] = Field(
-        "nearest",
+        default="nearest",
         description="What a sample starts from: the nearest neighbour of a public state, or a trajectory of a "
         "prototype drawn by class votes.",
     )
     class_proportions: ListOf[Number] | None = Field(
-        None,
+        default=None,
         description="The share of each private class among samples, which sum to 1; null is the same for all classes.",
     )
-    batch_size: Count = Field(500, description="How many images are drawn at once.")
-    seed: StrictInt = Field(0, description="The seed of all sampling.")
+    batch_size: Count = Field(default=500, description="How many images are drawn at once.")
+    seed: StrictInt = Field(default=0, description="The seed of all sampling.")
 
     @model_validator(mode="after")
     def _check(self) -> SamplingSpec:
@@ -434,16 +458,16 @@ class SamplingSpec:
 class EvaluationSpec:
     """How usefulness and likeness are measured."""
 
-    classifier_epochs: Count = Field(8, description="How many times the classifier sees all its images.")
-    classifier_batch_size: Count = Field(128, description="How many images a step of the classifier sees.")
-    classifier_learning_rate: PositiveNumber = Field(2e-3, description="The learning rate of the classifier.")
+    classifier_epochs: Count = Field(default=8, description="How many times the classifier sees all its images.")
+    classifier_batch_size: Count = Field(default=128, description="How many images a step of the classifier sees.")
+    classifier_learning_rate: PositiveNumber = Field(default=2e-3, description="The learning rate of the classifier.")
     feature_weights: str | None = Field(
-        None,
+        default=None,
         description="The path of a TorchScript Inception that gives the features of FID; null is a small network "
         "trained on public labels.",
     )
     max_likeness_examples: Count = Field(
-        5000, description="How many images of each kind the likeness measures are computed on, at most."
+        default=5000, description="How many images of each kind the likeness measures are computed on, at most."
     )
-    grid_columns: Count = Field(12, description="How many images of each class the picture of samples shows.")
-    seed: StrictInt = Field(0, description="The seed of the classifier and of every choice of images.")
+    grid_columns: Count = Field(default=12, description="How many images of each class the picture of samples shows.")
+    seed: StrictInt = Field(default=0, description="The seed of the classifier and of every choice of images.")

@@ -77,10 +77,10 @@ class ProxySpec:
     """How public images are divided into knowledge and pretend-private ones."""
 
     private_classes: ListOf[StrictInt] | None = Field(
-        None, description="The public classes that pretend to be private; null is the upper half of them."
+        default=None, description="The public classes that pretend to be private; null is the upper half of them."
     )
     test_fraction: Number = Field(
-        0.2, gt=0, lt=1, description="The share of pretend-private images that is held out to score trials."
+        default=0.2, gt=0, lt=1, description="The share of pretend-private images that is held out to score trials."
     )
 
 
@@ -89,9 +89,10 @@ class SelectionSpec:
     """The law of the secret number of trials under repeat_select."""
 
     num_runs: Literal["geometric", "logarithmic", "poisson"] = Field(
-        "geometric", description="The law of the number of trials; logarithmic is the cheapest, often of one trial."
+        default="geometric",
+        description="The law of the number of trials; logarithmic is the cheapest, often of one trial.",
     )
-    mean_runs: Number = Field(8.0, gt=1, description="The mean number of trials.")
+    mean_runs: Number = Field(default=8.0, gt=1, description="The mean number of trials.")
 
 
 @settings("tune.subset")
@@ -99,14 +100,14 @@ class SubsetSpec:
     """The secret part of the private records that trials may use, and what they may cost on it."""
 
     sample_rate: Number = Field(
-        0.1, gt=0, lt=1, description="The probability with which a private record is in the subset."
+        default=0.1, gt=0, lt=1, description="The probability with which a private record is in the subset."
     )
     epsilon: PositiveNumber = Field(
-        2.0,
+        default=2.0,
         description="The epsilon of all trials together on the subset; on the whole it is less, by the subset's rate.",
     )
     delta_share: Number = Field(
-        0.1, gt=0, lt=1, description="The share of privacy.target_delta that is spent on the trials."
+        default=0.1, gt=0, lt=1, description="The share of privacy.target_delta that is spent on the trials."
     )
 
 
@@ -120,42 +121,43 @@ class TuneSpec:
         "step: 1} and {log_int: [low, high]}, ends included."
     )
     mode: Mode | None = Field(
-        None,
+        default=None,
         description="How private data is paid for: public_proxy reads none, repeat_select releases the winner only, "
         "compose counts every trial, subset tunes on a secret part. Null searches as public_proxy and states no "
         "epsilon.",
     )
     num_trials: Count = Field(
-        16, description="How many trials there are. Under repeat_select tune.selection draws the number in secret."
+        default=16,
+        description="How many trials there are. Under repeat_select tune.selection draws the number in secret.",
     )
     searcher: Literal["random", "optuna", "hyperopt"] = Field(
-        "random", description="Who proposes settings: chance, or a library that learns from earlier trials."
+        default="random", description="Who proposes settings: chance, or a library that learns from earlier trials."
     )
     scheduler: Literal["fifo", "asha"] = Field(
-        "fifo", description="fifo finishes every trial; asha stops the worse ones at each rung."
+        default="fifo", description="fifo finishes every trial; asha stops the worse ones at each rung."
     )
     objective: Literal["proxy_accuracy", "public_fid", "noisy_accuracy"] | None = Field(
-        None,
+        default=None,
         description="What trials are scored by; null is proxy_accuracy on public data, else noisy_accuracy.",
     )
     accuracy_noise_multiplier: PositiveNumber = Field(
-        20.0, description="The stddev of the noise on the count of right answers, for noisy_accuracy."
+        default=20.0, description="The stddev of the noise on the count of right answers, for noisy_accuracy."
     )
-    num_rungs: Count = Field(1, description="How often a trial is scored; asha needs at least 2.")
-    reduction_factor: StrictInt = Field(3, ge=2, description="asha keeps one in this many trials at each rung.")
-    include_base: StrictBool = Field(True, description="Whether the first trial is the spec as it stands.")
-    num_scored_samples: Count = Field(2000, description="How many images are drawn to score a trial.")
-    classifier_epochs: Count = Field(4, description="How many times the scoring classifier sees its images.")
+    num_rungs: Count = Field(default=1, description="How often a trial is scored; asha needs at least 2.")
+    reduction_factor: StrictInt = Field(default=3, ge=2, description="asha keeps one in this many trials at each rung.")
+    include_base: StrictBool = Field(default=True, description="Whether the first trial is the spec as it stands.")
+    num_scored_samples: Count = Field(default=2000, description="How many images are drawn to score a trial.")
+    classifier_epochs: Count = Field(default=4, description="How many times the scoring classifier sees its images.")
     max_concurrent: Count | None = Field(
-        None, description="How many trials run at once; null is as many as the session has room for."
+        default=None, description="How many trials run at once; null is as many as the session has room for."
     )
     cpus_per_trial: Count | None = Field(
-        None,
+        default=None,
         description="How many CPUs a trial takes; null is all that one task may have, and a group of workers takes "
         "what it needs.",
     )
-    max_failures: StrictInt = Field(2, ge=0, description="How often a trial is restarted after a failure.")
-    seed: StrictInt = Field(0, description="The seed of all proposals.")
+    max_failures: StrictInt = Field(default=2, ge=0, description="How often a trial is restarted after a failure.")
+    seed: StrictInt = Field(default=0, description="The seed of all proposals.")
     proxy: Section[ProxySpec] = Field(default_factory=ProxySpec)
     selection: Section[SelectionSpec] = Field(default_factory=SelectionSpec)
     subset: Section[SubsetSpec] = Field(default_factory=SubsetSpec)
