@@ -53,6 +53,34 @@ STAGE_COMMANDS = (
 )
 
 
+def _reading_options(fn: Callable[..., None]) -> Callable[..., None]:
+    """Adds an option for each setting of data.reading."""
+    for option in (
+        click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), help="How images become square."),
+        click.option("--background", type=click.Choice(["white", "black"]), help="What lies under transparency."),
+        click.option("--frame", type=int, help="Which frame of an animation, or page of a TIFF, counted from 0."),
+        click.option("--value-range", metavar="LO,HI", help="Pixel values that stand for black and white: 0,4095."),
+        click.option("--label-column", metavar="NAME", help="Column or array with the labels."),
+        click.option("--image-column", metavar="NAME", help="Column or array with the images."),
+        click.option("--split", metavar="NAME", help="Which split of a source that holds several."),
+    ):
+        fn = option(fn)
+    return fn
+
+
+def _reading(value_range: str | None, **reading: Any) -> Any:
+    from rapid_dist.errors import SpecError
+    from rapid_dist.specs.reading import ReadingSpec
+
+    ends = None
+    if value_range is not None:
+        try:
+            ends = tuple(float(end) for end in value_range.split(","))
+        except ValueError:
+            raise SpecError(f"--value-range is {value_range!r}; expected two numbers, such as 0,4095") from None
+    return ReadingSpec(value_range=ends, **reading)
+
+
 @click.command()
 @click.argument("source", metavar="SOURCE")
 @click.option("--out", required=True, metavar="URI", help="Folder or s3:// prefix of the dataset.")
@@ -70,6 +98,7 @@ STAGE_COMMANDS = (
     "--skip-corrupt", is_flag=True, help="Leave out images that cannot be decoded, and count them in the manifest."
 )
 @click.option("--drop-equal-to", metavar="URI", help="An ingested public dataset; equal private records are dropped.")
+@_reading_options
 @json_option
 @translated
 def ingest(
@@ -83,6 +112,7 @@ def ingest(
     skip_corrupt: bool,
     drop_equal_to: str | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Read images into a dataset with a privacy class.
 
@@ -103,10 +133,11 @@ def ingest(
             privacy_class=privacy_class,
             image_size=image_size,
             num_channels=num_channels,
-            class_names=tuple(class_names.split(",")) if class_names else None,
+            class_names=tuple(name.strip() for name in class_names.split(",")) if class_names else None,
             num_classes=num_classes,
             skip_corrupt=skip_corrupt,
             drop_equal_to=Store(drop_equal_to) if drop_equal_to else None,
+            reading=_reading(**reading),
         )
     shape, count = tuple(manifest.facts["image_shape"]), sum(f.rows for f in manifest.files)
     if privacy_class == "private":  # numbers of private records are told in the private manifest alone
@@ -122,22 +153,25 @@ def ingest(
 
 @click.command()
 @_spec_options
-@click.option("--dry-run", is_flag=True, help="Print the resolved spec and what it will cost, and do nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Look at the sources and the budget, print the resolved spec and its cost, and do nothing.",
+)
 @json_option
 @translated
 def run(spec_path: str, out: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run every stage of SPEC into one folder; the same line again resumes or skips."""
     from rapid_dist.run import Run
     from rapid_dist.specs import load_spec
-    from rapid_dist.stages.pipeline import check_sources
     from rapid_dist.storage.store import Store
 
     spec = load_spec(spec_path, overrides=overrides)
+    whole = Run(spec, Store(out))
     if dry_run:
-        check_sources(spec)
+        whole.check()
         _print_plan(spec, as_json)
         return
-    whole = Run(spec, Store(out))
     results = whole.run_stages()
     _print_report(whole, results, as_json)
 

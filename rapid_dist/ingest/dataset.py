@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from rapid_dist.errors import InputError, PrivacyError, RapidDistError, SpecError
-from rapid_dist.ingest.decode import DecodedUnit, decode_unit, mixed_shapes_error
+from rapid_dist.ingest.decode import DecodedUnit, decode_unit, mixed_shapes_error, shape_of_first
 from rapid_dist.ingest.provenance import refuse_source_inside
 from rapid_dist.ingest.sources import Source, SourceUnit, discover
 from rapid_dist.seeding import content_digests
+from rapid_dist.specs.parsing import to_plain
+from rapid_dist.specs.reading import ReadingSpec
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact
 from rapid_dist.storage.stage import FinishedParts, StageFolder
 from rapid_dist.storage.store import Store
@@ -87,6 +89,7 @@ class IngestSettings:
     a private dataset is then that of `like`. num_classes > 0 asks for a label below it on every record.
     like: an ingested public dataset whose image shape private records must have. drop_equal_to: an ingested public
     dataset; private records whose pixels equal one of its are left out, and it stands in for `like`.
+    reading: how the files are read where they do not tell.
     """
 
     source: str
@@ -98,6 +101,7 @@ class IngestSettings:
     skip_corrupt: bool = False
     like: Store | None = None
     drop_equal_to: Store | None = None
+    reading: ReadingSpec = dataclasses.field(default_factory=ReadingSpec)
 
     def __post_init__(self) -> None:
         if self.privacy_class not in ("public", "private"):
@@ -126,11 +130,13 @@ def ingest_source(settings: IngestSettings, out: Store, map_fn: MapFn) -> Manife
     """
     inputs, shape = {}, None
     refuse_source_inside(settings.source, out)
-    source = discover(settings.source, class_names=settings.class_names, is_private=settings.is_private)
+    source = discover(
+        settings.source, class_names=settings.class_names, is_private=settings.is_private, reading=settings.reading
+    )
     if settings.num_classes and not source.is_labelled:
         raise InputError(
             f"{settings.source} has no labels but classes are asked for; use class sub-folders, a label column, "
-            "or set data.num_classes to 0"
+            "or set data.num_classes to 0" + "".join(f"; {notice}" for notice in source.notices)
         )
     if settings.drop_equal_to is not None:
         inputs["public"] = _open_public(settings.drop_equal_to).digest
@@ -146,6 +152,8 @@ def ingest_source(settings: IngestSettings, out: Store, map_fn: MapFn) -> Manife
     )
     if folder.finished is not None:
         return folder.finished
+    for notice in source.notices:
+        say(headed(INGEST, notice))
     results = map_fn(
         _make_unit_reader,
         (out, source.units, settings, shape),
@@ -159,7 +167,7 @@ def ingest_source(settings: IngestSettings, out: Store, map_fn: MapFn) -> Manife
     if settings.is_private:
         # Manifests of class dp name this one's digest; with a secret in it nobody can check a guess of the records.
         facts["salt"] = secrets.token_hex(16)
-    files = [FileEntry(**r["file"]) for r in results if r["file"]["rows"]]
+    files = [FileEntry(**r["file"]) for r in results if r["file"] is not None]
     manifest = folder.finish(privacy_class=settings.privacy_class, files=files, facts=facts)
     FinishedParts(out, INGEST).clear()
     if facts["num_corrupt"] and not settings.is_private:
@@ -171,6 +179,7 @@ def _plain(settings: IngestSettings, shape: Shape | None) -> dict[str, Any]:
     names = ("source", "privacy_class", "image_size", "num_channels", "num_classes", "skip_corrupt")
     plain = {name: getattr(settings, name) for name in names}
     plain["class_names"] = list(settings.class_names) if settings.class_names else None
+    plain["reading"] = to_plain(settings.reading)
     return plain if shape is None else {**plain, "image_shape": list(shape)}
 
 
@@ -197,14 +206,13 @@ def _stated_shape(settings: IngestSettings, source: Source) -> Shape:
 
 def _line_to_add(source: Source) -> str:
     """The settings that the first image of a source suggests to its owner; a function of the private data."""
-    unit = source.units[0]
     try:
-        decoded = decode_unit(unit, image_size=None, num_channels=None, skip_corrupt=True)
-        channels, size, _ = decoded.image.shape[1:]
+        shape = shape_of_first(source.units[0], image_size=None, num_channels=None, skip_corrupt=True)
     except RapidDistError:
-        channels = size = 0
-    if not size:
+        shape = None
+    if shape is None:
         return "data: {image_size: PIXELS, num_channels: 1 or 3} (--image-size, --num-channels)"
+    channels, size, _ = shape
     return (
         f"data: {{image_size: {size}, num_channels: {channels}}} (--image-size {size} --num-channels {channels}), as "
         "of the first image"
@@ -230,18 +238,19 @@ def _make_unit_reader(
         if digests is not None and len(decoded.example_id):
             decoded, dropped = drop_equal(decoded, digests)
         if settings.num_classes:
-            _check_labels(unit.uri, decoded.label, settings.num_classes)
+            check_labels(unit.uri, decoded.label, settings.num_classes)
         table = ImageTable(example_id=decoded.example_id, image=decoded.image, label=decoded.label)
-        entry = write_images(
-            out, f"parts/part-{index:05d}.parquet", table, stage=INGEST, privacy_class=settings.privacy_class
-        )
+        # A part without a single usable image is no file: without images there is no shape to write it with.
+        path, privacy_class = f"parts/part-{index:05d}.parquet", settings.privacy_class
+        entry = write_images(out, path, table, stage=INGEST, privacy_class=privacy_class) if len(table) else None
         return {
-            "file": asdict(entry),
+            "file": None if entry is None else asdict(entry),
             "shape": list(decoded.image.shape[1:]) if len(table) else None,
             "name": unit.uri if not unit.files else f"{unit.uri}/{unit.files[0]}",
             "num_corrupt": len(decoded.corrupt),
             "num_dropped": dropped,
             "max_label": int(decoded.label.max()) if len(table) else -1,
+            "max_pixel": int(decoded.image.max()) if len(table) else 0,
         }
 
     return read_unit
@@ -251,7 +260,8 @@ def _public_digests(store: Store) -> np.ndarray:
     return np.concatenate([pixel_digests(t.image) for t in iterate_images(store, _open_public(store).files)])
 
 
-def _check_labels(where: str, label: np.ndarray, num_classes: int) -> None:
+def check_labels(where: str, label: np.ndarray, num_classes: int) -> None:
+    """Raises InputError unless every label is a class: from 0 to num_classes - 1."""
     if (label < 0).any():
         raise InputError(f"{where} has records without a label; every record needs one, or set data.num_classes to 0")
     if (label >= num_classes).any():
@@ -271,6 +281,12 @@ def _facts(
     filled = [r for r in results if r["shape"] is not None]
     if not filled:
         raise InputError(f"{settings.source} has no usable image left after corrupt and duplicate ones were taken out")
+    brightest = max(r["max_pixel"] for r in filled)
+    if brightest <= 1 and settings.reading.value_range is None:
+        raise InputError(
+            f"{settings.source} has no pixel above {brightest} of 255, as masks from 0 to 1 have; state value_range: "
+            "[0, 1] (--value-range 0,1), or [0, 255] if the images really are black"
+        )
     first = filled[0]
     for other in filled[1:] if shape is None else ():
         if other["shape"] != first["shape"]:

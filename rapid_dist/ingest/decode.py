@@ -8,10 +8,12 @@ import numpy as np
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.ingest.folder import read_folder_unit
+from rapid_dist.ingest.idx import read_idx_unit
 from rapid_dist.ingest.npz import read_npz_unit
 from rapid_dist.ingest.parquet import read_parquet_unit
 from rapid_dist.ingest.pixels import CorruptImageError, to_pixels
 from rapid_dist.ingest.units import SourceUnit
+from rapid_dist.specs.reading import ReadingSpec
 
 MIN_IMAGE_SIZE = 8
 MAX_IMAGE_SIZE = 64
@@ -19,6 +21,8 @@ MAX_IMAGE_SIZE = 64
 _READERS = {
     "class_folders": read_folder_unit,
     "flat_folder": read_folder_unit,
+    "listed": read_folder_unit,
+    "idx": read_idx_unit,
     "npz": read_npz_unit,
     "parquet": read_parquet_unit,
 }
@@ -64,10 +68,10 @@ def decode_unit(
     first_name = ""
     for position, (name, payload, label) in enumerate(_READERS[unit.kind](unit)):
         try:
-            pixels = _decode_one(name, payload, image_size, num_channels)
+            pixels = _decode_one(name, payload, image_size, num_channels, unit.reading)
         except CorruptImageError as error:
             if not skip_corrupt:
-                raise InputError(f"{name} is corrupt: it {error}; --skip-corrupt skips and counts it") from error
+                raise _corrupt(name, error) from error
             corrupt.append(name)
             continue
         first_name = first_name or name
@@ -86,6 +90,30 @@ def decode_unit(
         label=np.array(labels, np.int32),
         corrupt=tuple(corrupt),
     )
+
+
+def shape_of_first(
+    unit: SourceUnit, *, image_size: int | None, num_channels: int | None, skip_corrupt: bool
+) -> tuple[int, ...] | None:
+    """Returns the (C, H, W) that the first image of a unit comes to; with skip_corrupt the first that can be decoded.
+
+    None where every image of the unit is corrupt. Raises InputError as decode_unit does.
+    """
+    _check_settings(image_size, num_channels)
+    for name, payload, _ in _READERS[unit.kind](unit):
+        try:
+            pixels = _decode_one(name, payload, image_size, num_channels, unit.reading)
+        except CorruptImageError as error:
+            if not skip_corrupt:
+                raise _corrupt(name, error) from error
+            continue
+        _check_shape(name, pixels.shape)
+        return pixels.shape
+    return None
+
+
+def _corrupt(name: str, error: CorruptImageError) -> InputError:
+    return InputError(f"{name} is corrupt: it {error}; --skip-corrupt skips and counts it")
 
 
 def mixed_shapes_error(
@@ -107,12 +135,16 @@ def mixed_shapes_error(
 
 
 def _decode_one(
-    name: str, payload: bytes | np.ndarray | CorruptImageError, image_size: int | None, num_channels: int | None
+    name: str,
+    payload: bytes | np.ndarray | CorruptImageError,
+    image_size: int | None,
+    num_channels: int | None,
+    reading: ReadingSpec,
 ) -> np.ndarray:
     if isinstance(payload, CorruptImageError):
         raise payload
     try:
-        return to_pixels(payload, image_size=image_size, num_channels=num_channels)
+        return to_pixels(payload, image_size=image_size, num_channels=num_channels, reading=reading)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -12,8 +12,19 @@ from typing import IO
 import numpy as np
 
 from rapid_dist.errors import InputError, RapidDistError
+from rapid_dist.ingest.folder import unread_columns
 from rapid_dist.ingest.pixels import array_layout
-from rapid_dist.ingest.units import NO_LABEL, SourceUnit, class_indices, open_file, refuse_unnamed_text, row_ranges
+from rapid_dist.ingest.units import (
+    NO_LABEL,
+    SourceUnit,
+    class_indices,
+    of_split,
+    open_file,
+    refuse_unnamed_text,
+    row_ranges,
+    split_of,
+)
+from rapid_dist.specs.reading import ReadingSpec
 
 IMAGE_NAMES = ("images", "x", "image")
 LABEL_NAMES = ("labels", "y", "label")
@@ -23,16 +34,19 @@ _HEADER_READERS = {
 }
 
 
-def list_npz_units(uri: str, class_names: tuple[str, ...] | None) -> tuple[list[SourceUnit], bool]:
-    """Units of a .npz file from its headers alone, and whether it has labels.
+def list_npz_units(
+    uri: str, class_names: tuple[str, ...] | None, reading: ReadingSpec
+) -> tuple[list[SourceUnit], bool, tuple[str, ...]]:
+    """Returns the units of a .npz file from its headers alone, whether it has labels, and notices.
 
-    Raises InputError when the arrays are absent, of unknown layout, or of a type that is not pixels.
+    Arrays are images, x or image, and labels, y or label; with the split's name before or after, as in train_images
+    (MedMNIST) and x_train (Keras), reading.split chooses; reading.image_column and label_column name others.
+
+    Raises:
+        InputError: The arrays are absent, several splits, of unknown layout, or of a type that is not pixels.
     """
     with _opened(uri) as archive:
-        image_name = _array_name(archive, IMAGE_NAMES)
-        label_name = _array_name(archive, LABEL_NAMES)
-        if image_name is None:
-            raise InputError(f"{uri} holds arrays {_names(archive)}; expected the images in one of {IMAGE_NAMES}")
+        image_name, label_name = _array_names(archive, uri, reading)
         with archive.open(f"{image_name}.npy") as member:
             shape, _, dtype = _read_header(member, uri)
         _check_images(uri, image_name, shape, dtype)
@@ -40,6 +54,7 @@ def list_npz_units(uri: str, class_names: tuple[str, ...] | None) -> tuple[list[
             with archive.open(f"{label_name}.npy") as member:
                 label_shape, _, label_dtype = _read_header(member, uri)
             _check_labels(uri, label_name, label_shape, label_dtype, shape[0], class_names)
+        others = [name for name in _names(archive) if name != image_name and split_of(name) is None]
     units = [
         SourceUnit(
             index=0,
@@ -50,23 +65,25 @@ def list_npz_units(uri: str, class_names: tuple[str, ...] | None) -> tuple[list[
             row_stop=stop,
             first_example_id=0,
             num_examples=stop - start,
+            reading=reading,
         )
         for start, stop in row_ranges(shape[0])
     ]
-    return units, label_name is not None
+    return units, label_name is not None, unread_columns(uri, others) if label_name is None else ()
 
 
 def read_npz_unit(unit: SourceUnit) -> Iterator[tuple[str, np.ndarray, int]]:
     """Yields (name, array of one image, label) in id order.
 
-    Raises InputError when the file is damaged or a label is outside the classes.
+    Raises:
+        InputError: The file is damaged or a label is outside the classes.
     """
     with _opened(unit.uri) as archive:
-        images = _read_rows(archive, _array_name(archive, IMAGE_NAMES), unit)
-        label_name = _array_name(archive, LABEL_NAMES)
+        image_name, label_name = _array_names(archive, unit.uri, unit.reading)
+        images = _read_rows(archive, image_name, unit)
         labels = [NO_LABEL] * len(images)
         if label_name is not None:
-            rows = _read_rows(archive, label_name, unit).tolist()
+            rows = _read_rows(archive, label_name, unit).reshape(-1).tolist()
             labels = class_indices(rows, class_names=unit.class_names, where=unit.uri)
     for row, image, label in zip(range(unit.row_start, unit.row_stop), images, labels, strict=True):
         yield f"{unit.uri} row {row}", image, label
@@ -87,9 +104,35 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     return sorted(name.removesuffix(".npy") for name in archive.namelist())
 
 
-def _array_name(archive: zipfile.ZipFile, candidates: tuple[str, ...]) -> str | None:
+def _array_names(archive: zipfile.ZipFile, uri: str, reading: ReadingSpec) -> tuple[str, str | None]:
+    """Returns the names of the arrays of images and of labels, None where nothing is named as labels are."""
     present = _names(archive)
-    return next((name for name in candidates if name in present), None)
+    images = _one_of(present, reading.image_column, IMAGE_NAMES, reading.split, uri)
+    if images is None:
+        raise InputError(
+            f"{uri} holds arrays {present}; expected the images in one of {IMAGE_NAMES}, or name the arrays: "
+            "image_column: NAME, label_column: NAME (--image-column NAME --label-column NAME)"
+        )
+    return images, _one_of(present, reading.label_column, LABEL_NAMES, reading.split, uri)
+
+
+def _one_of(present: list[str], stated: str | None, known: tuple[str, ...], split: str | None, uri: str) -> str | None:
+    if stated is not None:
+        if stated not in present:
+            raise InputError(f"{uri} holds arrays {present}, and no {stated!r}")
+        return stated
+    plain = [name for name in known if name in present]
+    if plain and split is None:
+        return plain[0]
+    # train_images and x_train are images; words other than a split's and a known name's make it another array.
+    of_splits = [
+        name
+        for name in present
+        if split_of(name) and any(word in known for word in name.split("_")) and len(name.split("_")) == 2
+    ]
+    if not of_splits:
+        return None
+    return of_split(of_splits, split, uri)[0]
 
 
 def _read_header(member: IO[bytes], uri: str) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -137,7 +180,7 @@ def _check_labels(
     num_images: int,
     class_names: tuple[str, ...] | None,
 ) -> None:
-    if shape != (num_images,):
+    if shape not in ((num_images,), (num_images, 1)):
         raise InputError(f"{uri} has {name!r} of shape {shape}; expected ({num_images},), one label an image")
     if dtype.kind not in "uiU":
         raise InputError(f"{uri} has {name!r} of type {dtype}; expected integers or text")

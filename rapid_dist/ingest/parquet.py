@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from rapid_dist.errors import InputError, RapidDistError
+from rapid_dist.ingest.folder import unread_columns
 from rapid_dist.ingest.pixels import CorruptImageError
 from rapid_dist.ingest.provenance import refuse_own_table
 from rapid_dist.ingest.units import NO_LABEL, SourceUnit, class_indices, open_file, refuse_unnamed_text, row_ranges
+from rapid_dist.specs.reading import ReadingSpec
 
 ImageReader = Callable[[Any, int], "bytes | np.ndarray"]
+IMAGE, LABEL = "image", "label"  # columns, as Hugging Face names them
 _EXTENSION_METADATA = b"ARROW:extension:metadata"
 
 
@@ -45,7 +48,7 @@ def image_reader(field: Any) -> ImageReader:
     if _is_list(kind) and _is_number(_innermost(kind)):
         return functools.partial(_read_lists, shape=tuple(shape) if shape else None)
     raise InputError(
-        f"column 'image' has type {field.type}; expected encoded bytes, a struct with 'bytes', or lists of numbers"
+        f"its column has type {field.type}; expected encoded bytes, a struct with 'bytes', or lists of numbers"
     )
 
 
@@ -97,7 +100,7 @@ def _square_if_flat(nesting: tuple[int, ...]) -> tuple[int, ...]:
     side = math.isqrt(nesting[0])
     if side * side != nesting[0]:
         raise InputError(
-            f"column 'image' has a flat list of {nesting[0]} numbers, which is no square grey image; "
+            f"its column has a flat list of {nesting[0]} numbers, which is no square grey image; "
             "store nested lists or encoded bytes"
         )
     return side, side
@@ -145,27 +148,42 @@ _ROWS_PER_BATCH = 512
 
 
 def list_parquet_units(
-    uris: list[str], class_names: tuple[str, ...] | None, *, reads_names: bool = True
-) -> tuple[list[SourceUnit], bool, tuple[str, ...] | None]:
-    """Units of Parquet files from their footers alone; whether they have labels; the class names if known.
+    uris: list[str],
+    class_names: tuple[str, ...] | None,
+    reading: ReadingSpec,
+    *,
+    reads_names: bool = True,
+) -> tuple[list[SourceUnit], bool, tuple[str, ...] | None, tuple[str, ...]]:
+    """Returns the units of Parquet files from their footers alone, whether they have labels, class names and notices.
 
-    A unit is a row group, or a range of its rows when it has many. reads_names: whether class names that were not given
-    are taken from a Hugging Face ClassLabel feature; for private files they are not, since which file is read first
-    would decide.
+    A unit is a row group, or a range of its rows when it has many. A Hugging Face ClassLabel numbers its classes by the
+    names in its own file's metadata: integer labels are class indices where the order is that of class_names, and are
+    looked up by name where it is another one.
 
-    Raises InputError when a column is absent or of an unknown type, or the files do not agree; PrivacyError for a part
-    of a dataset of this program.
+    Args:
+        reads_names: Whether class names that were not given are taken from that metadata; for private files they are
+            not, since which file is read first would decide.
+
+    Raises:
+        InputError: A column is absent or of an unknown type, or the files do not agree.
+        PrivacyError: A file is a part of a dataset of this program.
     """
     units: list[SourceUnit] = []
     label_types: dict[str, str] = {}
+    names_of: dict[str, tuple[str, ...] | None] = {}
+    notices: tuple[str, ...] = ()
     for uri in uris:
         with _opened(uri) as parquet:
             schema = parquet.schema_arrow
             group_sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
         refuse_own_table(uri, schema.metadata)
+        names_of[uri] = _hugging_face_class_names(schema, reading.label_column or LABEL)
         if class_names is None and reads_names:
-            class_names = _hugging_face_class_names(schema)
-        label_types[uri] = _check_schema(uri, schema, class_names)
+            class_names = names_of[uri]
+        label_types[uri] = _check_schema(uri, schema, class_names, reading)
+        if label_types[uri] == "no":
+            others = [n for n in schema.names if n != (reading.image_column or IMAGE)]
+            notices = notices or unread_columns(uri, others)
         units += [
             SourceUnit(
                 index=0,
@@ -175,8 +193,10 @@ def list_parquet_units(
                 row_start=start,
                 row_stop=stop,
                 class_names=class_names,
+                file_class_names=names_of[uri] if class_names not in (None, names_of[uri]) else None,
                 first_example_id=0,
                 num_examples=stop - start,
+                reading=reading,
             )
             for group, num_rows in enumerate(group_sizes)
             for start, stop in row_ranges(num_rows)
@@ -188,43 +208,77 @@ def list_parquet_units(
                 "expected the same in every file"
             )
     is_labelled = label_types[uris[0]] != "no"
-    return units, is_labelled, class_names if is_labelled else None
+    if is_labelled:
+        _check_names(names_of, class_names)
+    return units, is_labelled, class_names if is_labelled else None, notices
+
+
+def _check_names(names_of: dict[str, tuple[str, ...] | None], class_names: tuple[str, ...] | None) -> None:
+    """Raises InputError where the class names in the files' metadata and the stated ones cannot all be right."""
+    stated = {uri: names for uri, names in names_of.items() if names is not None}
+    if class_names is None:
+        if len(set(stated.values())) > 1:
+            (one, first), (other, second) = list({names: (uri, names) for uri, names in stated.items()}.values())[:2]
+            raise InputError(
+                f"{one} numbers its classes {list(first)} and {other} {list(second)}; state class_names in the order "
+                "you want, and labels are read by name"
+            )
+        return
+    for uri, names in stated.items():
+        if set(names) - set(class_names):
+            raise InputError(
+                f"{uri} names its classes {list(names)}, which are not all in the class names "
+                f"{list(class_names)}; labels are read by name: state the names of the files, in the order you want"
+            )
 
 
 def read_parquet_unit(unit: SourceUnit) -> Iterator[tuple[str, bytes | np.ndarray | CorruptImageError, int]]:
     """Yields (name, encoded bytes or array of one image, label) in id order, a batch in memory at a time.
 
-    Raises InputError when the file is damaged or a label is outside the classes.
+    Raises:
+        InputError: The file is damaged or a label is outside the classes.
     """
+    image, label = unit.reading.image_column or IMAGE, unit.reading.label_column or LABEL
     with _opened(unit.uri) as parquet:
-        columns = [name for name in ("image", "label") if name in parquet.schema_arrow.names]
+        columns = [name for name in (image, label) if name in parquet.schema_arrow.names]
         batches = parquet.iter_batches(_ROWS_PER_BATCH, row_groups=[unit.row_group], columns=columns, use_threads=False)
         row = 0
         for batch in batches:
             wanted = range(max(unit.row_start, row), min(unit.row_stop, row + batch.num_rows))
             if wanted:
-                yield from _read_batch(unit, batch.slice(wanted.start - row, len(wanted)), wanted)
+                yield from _read_batch(unit, batch.slice(wanted.start - row, len(wanted)), wanted, image, label)
             row += batch.num_rows
             if row >= unit.row_stop:
                 return
 
 
 def _read_batch(
-    unit: SourceUnit, batch: Any, rows: range
+    unit: SourceUnit, batch: Any, rows: range, image: str, label: str
 ) -> Iterator[tuple[str, bytes | np.ndarray | CorruptImageError, int]]:
     labels = [NO_LABEL] * batch.num_rows
-    if "label" in batch.schema.names:
-        labels = class_indices(batch["label"].to_pylist(), class_names=unit.class_names, where=unit.uri)
-    read_image = image_reader(batch.schema.field("image"))
-    for position, (row, label) in enumerate(zip(rows, labels, strict=True)):
+    if label in batch.schema.names:
+        found = _by_name(batch[label].to_pylist(), unit.file_class_names, unit.uri)
+        labels = class_indices(found, class_names=unit.class_names, where=unit.uri)
+    read_image = image_reader(batch.schema.field(image))
+    for position, (row, number) in enumerate(zip(rows, labels, strict=True)):
         name = f"{unit.uri} row group {unit.row_group} row {row}"
         try:
-            payload = read_image(batch["image"], position)
+            payload = read_image(batch[image], position)
         except CorruptImageError as error:
             payload = error
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        yield name, payload, label
+        yield name, payload, number
+
+
+def _by_name(labels: list[Any], names: tuple[str, ...] | None, where: str) -> list[Any]:
+    """Returns integer labels as the names that their own file gives them; others, and -1 for none, as they are."""
+    if names is None:
+        return labels
+    for label in labels:
+        if isinstance(label, int) and label >= len(names):
+            raise InputError(f"{where} has label {label} but names {len(names)} classes")
+    return [names[label] if isinstance(label, int) and label >= 0 else label for label in labels]
 
 
 @contextlib.contextmanager
@@ -244,19 +298,25 @@ def _opened(uri: str) -> Iterator[Any]:
             ) from error
 
 
-def _check_schema(uri: str, schema: Any, class_names: tuple[str, ...] | None) -> str:
+def _check_schema(uri: str, schema: Any, class_names: tuple[str, ...] | None, reading: ReadingSpec) -> str:
     """Refuses columns that cannot be read; returns the kind of labels: "integer", "text" or "no"."""
     import pyarrow as pa
 
-    if "image" not in schema.names:
-        raise InputError(f"{uri} has columns {schema.names}; expected the images in a column named 'image'")
+    image, label = reading.image_column or IMAGE, reading.label_column or LABEL
+    if image not in schema.names:
+        raise InputError(
+            f"{uri} has columns {schema.names}; expected the images in a column named {image!r}, or name it: "
+            "image_column: NAME (--image-column NAME)"
+        )
     try:
-        image_reader(schema.field("image"))
+        image_reader(schema.field(image))
     except InputError as error:
         raise InputError(f"{uri}: {error}") from None
-    if "label" not in schema.names:
+    if label not in schema.names:
+        if reading.label_column is not None:
+            raise InputError(f"{uri} has columns {schema.names}, and no label column {label!r}")
         return "no"
-    label_type = schema.field("label").type
+    label_type = schema.field(label).type
     if pa.types.is_dictionary(label_type):
         label_type = label_type.value_type
     if pa.types.is_integer(label_type):
@@ -264,14 +324,15 @@ def _check_schema(uri: str, schema: Any, class_names: tuple[str, ...] | None) ->
     if not (pa.types.is_string(label_type) or pa.types.is_large_string(label_type)):
         raise InputError(f"{uri} has a label column of type {label_type}; expected integers or text")
     if class_names is None:
-        raise refuse_unnamed_text(f"{uri} column 'label'")
+        raise refuse_unnamed_text(f"{uri} column {label!r}")
     return "text"
 
 
-def _hugging_face_class_names(schema: Any) -> tuple[str, ...] | None:
-    """The names of a ClassLabel feature from the schema metadata that the datasets library writes."""
+def _hugging_face_class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+    """Returns the names of a ClassLabel feature from the schema metadata that the datasets library writes."""
     try:
         metadata = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(metadata["info"]["features"]["label"]["names"]) or None
+        names = tuple(metadata["info"]["features"][label]["names"])
+        return names if names and all(isinstance(name, str) for name in names) else None
     except (KeyError, TypeError, ValueError):
         return None

@@ -254,6 +254,26 @@ def placed(*, is_private: bool = False) -> Place:
     return place
 
 
+def require_possible(runtime: RuntimeSpec) -> None:
+    """Raises SpecError when a Ray started here could never run what a spec asks for, and so would wait for ever.
+
+    A cluster is not asked: nodes may join it.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    fewest, cpus = runtime.worker_range[0], runtime.num_cpus or os.cpu_count() or 1
+    if fewest > cpus:
+        raise SpecError(
+            f"runtime asks for {fewest} workers but this Ray would have {cpus} CPUs and would wait for ever; use fewer "
+            "workers, or raise runtime.num_cpus"
+        )
+    if runtime.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SpecError(f"runtime.device is {runtime.device!r} but torch finds no GPU here; use cpu, or a cluster")
+
+
 def available_cpus(*, is_private: bool = False) -> int:
     """Logical CPUs of the session that work on private or on public data may use."""
     return max(1, sum(placed(is_private=is_private).cpus_of_nodes))

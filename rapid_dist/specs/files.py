@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,11 @@ def _check_name(node: yaml.ScalarNode, name: str, source: str) -> None:
         )
 
 
+def _has_comment(text: str) -> bool:
+    """Returns whether YAML would take the end of a one-line plain value for a comment."""
+    return re.match(r"""[^'"\[{\n]*\s#""", text) is not None
+
+
 def _apply(mapping: dict[str, Any], override: str) -> None:
     name, separator, raw = override.partition("=")
     require(bool(separator) and bool(name), f"--set {override!r}; expected section.key=value")
@@ -129,6 +135,8 @@ def _apply(mapping: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise SpecError(f"--set {override!r}: {section!r} is no section; expected section.key=value")
     try:
-        target[key] = read_yaml(raw, f"--set {override!r}", name=name)
+        # A shell's argument ends where it ends: what YAML would drop as a comment, as in /data/set #2, is text.
+        value = raw if _has_comment(raw) else read_yaml(raw, f"--set {override!r}", name=name)
+        target[key] = value
     except yaml.YAMLError:
         raise SpecError(f"--set {override!r}: the value is not YAML") from None

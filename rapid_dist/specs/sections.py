@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema, model_validator
 
-from rapid_dist.specs.parsing import Count, ListOf, Number, PositiveNumber, require, settings
+from rapid_dist.specs.parsing import Count, ListOf, Number, PositiveNumber, Section, require, settings
+from rapid_dist.specs.reading import ReadingsSpec
 from rapid_dist.storage.store import KNOWN_SCHEMES, unknown_scheme
 
 
@@ -125,6 +126,9 @@ class DataSpec:
         default=False,
         description="Whether images that cannot be decoded are left out and counted in the manifest. If false, they "
         "stop the run.",
+    )
+    reading: Section[ReadingsSpec] = Field(
+        default_factory=ReadingsSpec, description="How the files of each source are read where they do not tell."
     )
 
     @model_validator(mode="after")
@@ -275,8 +279,10 @@ class KnowledgeBaseSpec:
         default="hnsw",
         description="hnsw is approximate search by a graph, exact compares with every feature of a shard.",
     )
-    M: Count = Field(
-        default=16, description="How many links an element of the HNSW graph has; more finds more, in more memory."
+    M: StrictInt = Field(
+        default=16,
+        ge=2,
+        description="How many links an element of the HNSW graph has; more finds more, in more memory.",
     )
     ef_construction: Count = Field(
         default=200, description="How many candidates HNSW looks at while it builds the graph."

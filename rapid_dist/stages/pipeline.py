@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rapid_dist import layout
 from rapid_dist.errors import ArtifactError, RapidDistError, StorageError
@@ -17,6 +18,9 @@ from rapid_dist.storage.manifest import open_artifact, read_manifest
 from rapid_dist.storage.stage import BEGUN, OwnerLog
 from rapid_dist.storage.store import Store
 from rapid_dist.telemetry import format_seconds, headed, say
+
+if TYPE_CHECKING:
+    from rapid_dist.stages.preflight import Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,40 @@ class RunFolder:
         return None if self.spec.data.test is None else self._dataset(self.spec.data.test, layout.TEST_IMAGES)
 
     @property
+    def roles(self) -> tuple[Role, ...]:
+        """The sets of images that this run reads, public ones first: private ones are shaped like them."""
+        from rapid_dist.stages.preflight import Role
+
+        data = self.spec.data
+        stores = {"public": self.public, "private": self.private, "test": self.test}
+        return tuple(
+            Role(
+                name=name,
+                source=getattr(data, name),
+                store=store,
+                reading=getattr(data.reading, name),
+                class_names=data.public_class_names if name == "public" else data.class_names,
+                asks_for_labels=name != "public" and data.num_classes > 0,
+            )
+            for name, store in stores.items()
+            if store is not None
+        )
+
+    def check(self, *, trains: bool = True) -> None:
+        """Looks at everything that can be known to fail before the first stage; charges and writes nothing.
+
+        Args:
+            trains: Whether the train stage is among those to run.
+
+        Raises:
+            RapidDistError: A source, a dataset, the machine or the budget does not fit the spec.
+        """
+        from rapid_dist.stages.preflight import check_run
+
+        trains = trains and read_manifest(self.store(layout.TRAIN)) is None
+        check_run(self.spec, self.roles, self.ledger, self.store(layout.TRAIN), trains=trains)
+
+    @property
     def knowledge_base(self) -> Store | None:
         """The knowledge base, None where nothing is retrieved."""
         return self.store(layout.KNOWLEDGE_BASE) if self.spec.schedule.uses_retrieval else None
@@ -152,36 +190,29 @@ def _ingest(run: RunFolder) -> list[StageResult]:
 def ingest_datasets(run: RunFolder, names: tuple[str, ...]) -> list[StageResult]:
     """Ingests those of a run's data sets that are named and given; finished ones are skipped."""
     from rapid_dist.stages.ingest import run_ingest
+    from rapid_dist.stages.preflight import check_datasets
 
     data, results = run.spec.data, []
-    check_sources(run.spec)
     shape = {"image_size": data.image_size, "num_channels": data.num_channels, "skip_corrupt": data.skip_corrupt}
-    private = {**shape, "privacy_class": "private", "class_names": data.class_names, "num_classes": data.num_classes}
-    public = {**shape, "privacy_class": "public", "class_names": data.public_class_names}
-    jobs = [
-        ("public", data.public, run.public, public),
-        ("private", data.private, run.private, {**private, "drop_equal_to": run.public}),
-    ]
-    if data.test is not None:
-        jobs.append(("test", data.test, run.test, {**private, "like": run.public}))
-    for name, source, store, arguments in [job for job in jobs if job[0] in names]:
-        with _told(run, f"ingest {name}", store, results):
-            if Store(source).uri == store.uri:
-                open_artifact(store, stage="ingest", privacy_classes=_classes_for(name))
-            else:
-                run_ingest(source, store, **arguments)
+    of_public = {"public": {}, "private": {"drop_equal_to": run.public}, "test": {"like": run.public}}
+    roles = [role for role in run.roles if role.name in names]
+    for role in roles:
+        with _told(run, f"ingest {role.name}", role.store, results):
+            if Store(role.source).uri == role.store.uri:
+                open_artifact(role.store, stage="ingest", privacy_classes=role.privacy_classes)
+                continue
+            run_ingest(
+                role.source,
+                role.store,
+                privacy_class="private" if role.is_private else "public",
+                class_names=role.class_names,
+                num_classes=data.num_classes if role.asks_for_labels else 0,
+                reading=role.reading,
+                **shape,
+                **of_public[role.name],
+            )
+    check_datasets(run.spec, tuple(roles))
     return results
-
-
-def check_sources(spec: RunSpec) -> None:
-    """Refuses what can be told wrong of the sources without reading them. Raises InputError."""
-    from rapid_dist.ingest.provenance import refuse_shared_sources
-
-    refuse_shared_sources(private=spec.data.private, public=spec.data.public, test=spec.data.test)
-
-
-def _classes_for(name: str) -> tuple[str, ...]:
-    return {"public": ("public",), "private": ("private",)}.get(name, ("public", "private"))
 
 
 def _pretrain(run: RunFolder) -> list[StageResult]:
@@ -210,9 +241,11 @@ def _build_knowledge_base(run: RunFolder) -> list[StageResult]:
 
 
 def _train(run: RunFolder) -> list[StageResult]:
+    from rapid_dist.stages.preflight import check_datasets
     from rapid_dist.stages.train import run_train
 
     results: list[StageResult] = []
+    check_datasets(run.spec, run.roles)
     store = run.store(layout.TRAIN)
     with _told(run, "train", store, results), watched_ledger(run.ledger, current_recorder()):
         run_train(

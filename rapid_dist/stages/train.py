@@ -181,6 +181,17 @@ def _require_room(spec: RunSpec, ledger: Ledger, plan: PrivacyPlan, job: str, wr
         ) from None
 
 
+def require_room(spec: RunSpec, ledger: Ledger, plan: PrivacyPlan, out: Store) -> None:
+    """Raises BudgetExceededError when a training that has not begun does not fit into what is left of a dataset.
+
+    Args:
+        ledger: Of the dataset; it is only read.
+        out: The folder of the train stage; a job that began there may resume with what is left.
+    """
+    job = json.loads(out.read_bytes(JOB))["job"] if out.exists(JOB) else ""
+    _require_room(spec, ledger, plan, job, plan.to_plain())
+
+
 def _job_of(out: Store) -> str:
     """The name under which the dataset's ledger keeps this folder's attempts; made once, kept beside the weights."""
     out.create_exclusive(JOB, json.dumps({"job": secrets.token_hex(8)}).encode())

@@ -180,6 +180,14 @@ def iterate_images(store: Store, files: Sequence[FileEntry]) -> Iterator[ImageTa
             yield read_images(store, entry)
 
 
+def iterate_labels(store: Store, files: Sequence[FileEntry]) -> Iterator[np.ndarray]:
+    """Yields the labels (n,) int32 of the parts that hold images, one at a time; no pixel is read."""
+    for entry in files:
+        if entry.path.endswith(".parquet") and entry.rows:
+            with store.open_reader(entry.path) as file:
+                yield read_column(file, "label", where=store.uri_of(entry.path))
+
+
 def read_all_images(store: Store, manifest: Manifest, *, rank: int = 0, world_size: int = 1) -> ImageTable:
     """A worker's share of a dataset as one table, at least one row wherever the dataset has enough of them.
 

@@ -19,13 +19,16 @@ READERS = {
     "decode_unit",
     "find_images",
     "iterate_images",
+    "iterate_labels",
     "load_private_inputs",
     "make_private_batch",
     "read_all_images",
     "read_folder_unit",
+    "read_idx_unit",
     "read_images",
     "read_npz_unit",
     "read_parquet_unit",
+    "shape_of_first",
 }
 ROW = re.compile(r"^\| `([^`]+\.py)` `([^`]+)` \| (as asked|public|private|made up) \|")
 

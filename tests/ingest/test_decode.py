@@ -1,11 +1,14 @@
 """Decoding a unit: corrupt images are named or skipped without moving an id, and shapes must agree."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.ingest.decode import decode_unit, mixed_shapes_error
 from rapid_dist.ingest.sources import discover
+from rapid_dist.specs.reading import ReadingSpec
 
 
 def folder_unit(folder, contents):
@@ -68,6 +71,7 @@ def test_sizes_that_cannot_be_trained_on_need_image_size(tmp_path, encode, shape
     unit = folder_unit(tmp_path, {"a.png": encode(np.zeros(shape, np.uint8))})
     with pytest.raises(InputError, match=rf"a\.png is {shape[0]} by {shape[1]} pixels.*set data\.image_size"):
         decode(unit)
+    unit = dataclasses.replace(unit, reading=ReadingSpec(fit="stretch"))
     assert decode(unit, image_size=8).image.shape == (1, 1, 8, 8)
 
 

@@ -56,7 +56,7 @@ def test_text_labels_are_looked_up_in_the_class_names(tmp_path, pixels, decode_a
         ({"x": np.zeros((2, 64))}, r"'x' of shape \(2, 64\); expected \(N, height, width\)"),
         ({"x": np.zeros((2, 8, 8, 5))}, r"shape \(2, 8, 8, 5\).*1, 3 or 4 channels"),
         ({"x": np.zeros((2, 8, 8), bool)}, "type bool; expected uint8, or floats"),
-        ({"x": np.zeros((2, 8, 8)), "y": np.zeros((2, 1), int)}, r"'y' of shape \(2, 1\); expected \(2,\)"),
+        ({"x": np.zeros((2, 8, 8)), "y": np.zeros((2, 2), int)}, r"'y' of shape \(2, 2\); expected \(2,\)"),
         ({"x": np.zeros((2, 8, 8)), "y": np.zeros(2)}, "type float64; expected integers or text"),
         ({"x": np.zeros((0, 8, 8))}, "holds no images"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from rapid_dist.errors import InputError
 from rapid_dist.ingest.decode import decode_unit
 from rapid_dist.ingest.sources import discover
+from rapid_dist.specs.reading import ReadingSpec
 
 
 def tensor_metadata(text):
@@ -104,7 +105,62 @@ def test_class_names_of_a_hugging_face_feature_are_used_unless_given(tmp_path, p
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     uri = with_labels(tmp_path / "a.parquet", pixels, encode, [0, 1, 1, 0, 1, 0], pa.int64(), metadata)
     assert discover(uri).class_names == ("cat", "dog")
-    assert discover(uri, class_names=("x", "y")).class_names == ("x", "y")
+    with pytest.raises(InputError, match="not all in the class names"):
+        discover(uri, class_names=("x", "y"))
+
+
+def with_class_label(path, pixels, encode, labels, names):
+    feature = {"names": names, "_type": "ClassLabel"}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    return with_labels(path, pixels, encode, labels, pa.int64(), metadata)
+
+
+def test_integer_labels_mean_the_names_of_their_own_file(tmp_path, pixels, encode, decode_all):
+    with_class_label(tmp_path / "a.parquet", pixels, encode, [0, 1, 1, 0, 1, 0], ["cat", "dog"])
+    with_class_label(tmp_path / "b.parquet", pixels, encode, [0, 1, 1, 0, 1, -1], ["dog", "cat"])
+    found = discover(str(tmp_path))
+    assert found.class_names == ("cat", "dog")
+    assert decode_all(found)["label"].tolist() == [0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, -1]
+    private = discover(str(tmp_path), class_names=("fox", "dog", "cat"), is_private=True)
+    assert decode_all(private)["label"].tolist() == [2, 1, 1, 2, 1, 2, 1, 2, 2, 1, 2, -1]
+
+
+def test_private_files_that_number_their_classes_differently_ask_for_the_names(tmp_path, pixels, encode):
+    with_class_label(tmp_path / "a.parquet", pixels, encode, [0] * 6, ["cat", "dog"])
+    with_class_label(tmp_path / "b.parquet", pixels, encode, [0] * 6, ["dog", "cat"])
+    with pytest.raises(InputError, match="state class_names"):
+        discover(str(tmp_path), is_private=True)
+
+
+def test_columns_of_other_names_are_read_when_stated_and_named_when_not(tmp_path, pixels, encode, decode_all):
+    columns = {"img": [encode(image) for image in pixels], "labels": pa.array([0, 1, 2, 0, 1, 2])}
+    uri = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table(columns), uri)
+    with pytest.raises(InputError, match="image_column: NAME"):
+        discover(uri)
+    without = discover(uri, reading=ReadingSpec(image_column="img"))
+    assert not without.is_labelled
+    assert "label_column" in without.notices[0]
+    stated = discover(uri, reading=ReadingSpec(image_column="img", label_column="labels"))
+    assert decode_all(stated)["label"].tolist() == [0, 1, 2, 0, 1, 2]
+    np.testing.assert_array_equal(decode_all(stated)["image"], pixels[:, None])
+    with pytest.raises(InputError, match="no label column 'class'"):
+        discover(uri, reading=ReadingSpec(image_column="img", label_column="class"))
+
+
+def test_files_of_several_splits_are_one_source_only_when_the_split_is_stated(tmp_path, pixels, encode, decode_all):
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        few = pixels[: 4 if "train" in name else 2]
+        with_labels(tmp_path / f"{name}.parquet", few, encode, [0] * len(few), pa.int64())
+    with pytest.raises(InputError, match=r"splits \['test', 'train'\].*--split train"):
+        discover(str(tmp_path))
+    assert discover(str(tmp_path), reading=ReadingSpec(split="train")).num_examples == 4
+    with pytest.raises(InputError, match="no split 'dev'"):
+        discover(str(tmp_path), reading=ReadingSpec(split="dev"))
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "data" / "train-0.parquet").write_bytes((tmp_path / "test-00000-of-00001.parquet").read_bytes())
+    (tmp_path / "hub" / "README.md").write_text("a card")
+    assert discover(str(tmp_path / "hub")).num_examples == 2
 
 
 def test_files_that_disagree_about_labels_are_refused(tmp_path, pixels, encode):

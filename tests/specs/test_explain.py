@@ -85,11 +85,19 @@ def test_the_schema_keeps_the_order_of_the_sections():
     assert list(json_schema()["properties"]) == [f.name for f in fields(RunSpec)]
 
 
+def _flat(values, path=""):
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "label_map":
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
 def test_the_schema_has_every_setting_with_its_default():
     run = {name: node for name, node in SETTINGS.items() if not name.startswith("tune.")}
     privacy = {"target_epsilon": 1, "target_delta": 1e-5, "sample_rate": 0.1, "nominal_size": 10}
     made = RunSpec(data={"private": "p", "public": "q"}, privacy=privacy).to_plain()
-    flat = {"name": made.pop("name")} | {f"{s}.{k}": v for s, values in made.items() for k, v in values.items()}
+    flat = dict(_flat(made))
     assert set(run) == set(flat)
     defaults = {name: node["default"] for name, node in run.items() if "default" in node}
     assert defaults == {name: flat[name] for name in defaults}

@@ -161,21 +161,6 @@ def test_a_setting_that_is_searched_twice_is_refused():
     assert "tune.space names 'schedule.split_step' twice" in refusal(space=space)
 
 
-def test_the_digest_of_an_old_study_stays():
-    """It was computed when the specs were plain dataclasses."""
-    spec = study(
-        "tune.mode=compose",
-        "tune.scheduler=asha",
-        "tune.num_rungs=3",
-        "tune.objective=public_fid",
-        "tune.proxy={private_classes: [1, 2], test_fraction: 0.3}",
-        space="{schedule.split_step: {int: [300, 700], step: 100}, privacy.sample_rate: {log: [0.01, 1e-1]}, "
-        "training.steps: {log_int: [20, 200]}, schedule: {kind: [linear, cosine]}, sampling.eta: {uniform: [0, 1]}, "
-        "privacy.votes_noise_multiplier: [null, 5]}",
-    )
-    assert spec.digest == "ebd181afae55da58bdad774e95887886dbf5fc8b1a12728d5f6b651a42a30fee"
-
-
 def test_whole_numbers_are_values_of_a_fraction_and_nothing_of_an_optional_setting():
     space = "{privacy.max_grad_norm: {int: [1, 3]}, privacy.votes_noise_multiplier: [null, 5]}"
     assert study(space=space).tune.space["privacy.votes_noise_multiplier"].values == (None, 5)
