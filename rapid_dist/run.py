@@ -169,9 +169,9 @@ class Run(RunFolder):
         from rapid_dist.runtime.mailbox import run_recorder
         from rapid_dist.runtime.session import ray_session
 
+        self.save_spec()
         if "ingest" in stages:
             self.check(trains="train" in stages)
-        self.save_spec()
         if "train" in stages and read_manifest(self.store(layout.TRAIN)) is None:
             plan = self.plan()
             say(

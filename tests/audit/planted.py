@@ -273,8 +273,8 @@ def positions_as_addresses(replace: Replace) -> None:
 def labels_from_the_listing(replace: Replace) -> None:
     """Classes are numbered by the folders that exist, whatever was stated."""
 
-    def listed(store, folders, class_names):
-        units, _ = list_class_units(store, folders, None)
+    def listed(store, folders, class_names, reading, *, is_private):
+        units, _ = list_class_units(store, folders, None, reading, is_private=is_private)
         return units, class_names
 
     replace(sources, "list_class_units", listed)
@@ -286,9 +286,9 @@ def image_shape_from_the_first_file(replace: Replace) -> None:
     def decoded(unit, **settings):
         first = None
 
-        def read(name, payload, image_size, num_channels):
+        def read(name, payload, image_size, num_channels, reading):
             nonlocal first
-            pixels = decode_one(name, payload, None, num_channels)
+            pixels = decode_one(name, payload, None, num_channels, reading)
             first = first or pixels.shape[1]
             return to_pixels(pixels[:, :first, :first], image_size=image_size, num_channels=num_channels)
 

@@ -99,7 +99,7 @@ def test_ingest_answers_in_json_and_says_nothing_of_the_salt(ray_cluster, call, 
     assert answer["num_examples"] == NUM_PUBLIC
     assert answer["image_shape"] == [1, 8, 8]
     assert answer["class_names"] == ["a", "b", "c", "d"]
-    np.savez(tmp_path / "mine.npz", images=np.zeros((3, 8, 8), np.uint8))
+    np.savez(tmp_path / "mine.npz", images=np.full((3, 8, 8), 9, np.uint8))
     stated = ("--privacy-class", "private", "--image-size", 8, "--num-channels", 1)
     private = call("ingest", tmp_path / "mine.npz", "--out", tmp_path / "p", *stated, "--json")
     # How many private records there are, were corrupt or were public too is in the private manifest alone.

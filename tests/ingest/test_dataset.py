@@ -13,6 +13,7 @@ import pytest
 from rapid_dist.errors import InputError, PrivacyError, SpecError
 from rapid_dist.ingest.dataset import IngestSettings, ingest_source
 from rapid_dist.ingest.provenance import refuse_shared_sources
+from rapid_dist.specs.reading import ReadingSpec
 from rapid_dist.storage.manifest import read_manifest
 from rapid_dist.storage.stage import map_serially
 from rapid_dist.storage.store import Store
@@ -180,3 +181,27 @@ def test_one_place_cannot_be_two_sources(tmp_path):
             refuse_shared_sources(private=str(one), public=str(other))
         with pytest.raises(InputError, match=said):
             refuse_shared_sources(**{**apart, "private": str(other), "test": str(one)})
+
+
+def test_a_dataset_of_masks_is_refused_until_its_range_is_stated(tmp_path, pixels, ingest):
+    path = tmp_path / "masks.npz"
+    np.savez(path, images=(pixels > 100).astype(np.uint8), labels=np.zeros(6, np.int64))
+    with pytest.raises(InputError, match=r"no pixel above 1 of 255.*value_range: \[0, 1\]"):
+        ingest(path, **SHAPE)
+    table, _ = ingest(path, **SHAPE, reading=ReadingSpec(value_range=(0, 1)))
+    np.testing.assert_array_equal(table.image[:, 0], (pixels > 100) * 255)
+    black, _ = ingest(path, **SHAPE, reading=ReadingSpec(value_range=(0, 255)))
+    assert black.image.max() == 1
+
+
+def test_a_part_without_a_usable_image_leaves_the_others(tmp_path, pixels, encode, monkeypatch):
+    monkeypatch.setattr("rapid_dist.ingest.folder.MAX_FILES_PER_UNIT", 2)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for k in range(4):
+        (folder / f"{k}.png").write_bytes(encode(pixels[k]) if k > 1 else b"version https://git-lfs.github.com/spec/v1")
+    settings = IngestSettings(source=str(folder), privacy_class="public", skip_corrupt=True)
+    out = Store(tmp_path / "dataset")
+    manifest = ingest_source(settings, out, map_serially)
+    assert manifest.facts["num_corrupt"] == 2
+    np.testing.assert_array_equal(read_all_images(out, manifest).image, pixels[2:4, None])
