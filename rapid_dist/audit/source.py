@@ -35,6 +35,7 @@ from rapid_dist.knowledge_base.trajectory import keys_of_latents, trajectory_noi
 from rapid_dist.models.public import PRETRAIN, build_public_models, encode_pixels, save_weights
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps, open_ledger
+from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.privacy.release import count_votes
 from rapid_dist.seeding import make_generator, make_rng
 from rapid_dist.specs import (
@@ -50,7 +51,6 @@ from rapid_dist.storage.manifest import Manifest, open_artifact, write_manifest
 from rapid_dist.storage.stage import map_serially
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, read_all_images
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.plan import build_plan, private_run
 from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, make_private_batch, start_model
 
@@ -147,7 +147,7 @@ class Road:
                 total += step.clipped_sum(model, batch, max_physical_batch_size=4096)
                 share.look_at(batch, lambda one, step=step: step.clipped_sum(model, one, max_physical_batch_size=4096))
             sums[number] = total.numpy() / self.plan.max_grad_norm
-            given = step.release(total.clone(), SingleProcess()).numpy()
+            given = step.release(total.clone(), OneWorker()).numpy()
             released[number] = given * self.plan.expected_batch_size
         for share in kept:
             share.write_down(records)

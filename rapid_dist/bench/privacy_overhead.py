@@ -16,10 +16,9 @@ from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter
 from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.ledger import open_ledger
-from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.privacy.plan import OneWorker, PrivacyPlan
 from rapid_dist.specs import RunSpec
 from rapid_dist.storage.store import Store
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.plan import build_plan
 
 LIMIT = 0.05
@@ -112,7 +111,7 @@ def _measure(spec: RunSpec, folder: Store, num_steps: int) -> PrivacyOverhead:
         spec,
         plan,
         ledger=open_ledger(folder.child("ledger"), **plan.ledger_terms()),
-        workers=SingleProcess(),
+        workers=OneWorker(),
         folder=folder.child("checkpoints"),
         steps=steps,
         checkpoint_every=max(1, steps // _BLOCKS),

@@ -15,9 +15,9 @@ from rapid_dist.errors import SpecError
 from rapid_dist.metrics import catalog
 from rapid_dist.metrics.recorder import Buffer, Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter, StepMeter
-from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.privacy.plan import OneWorker, PrivacyPlan
 from rapid_dist.specs import RunSpec
-from rapid_dist.training.collective import Collective, SingleProcess
+from rapid_dist.training.collective import Collective
 
 LOOP = "bench"
 PARTS = ("data", "gradient", "all_reduce", "noise", "update", "checkpoint", "ledger")
@@ -67,7 +67,7 @@ def scaling_worker(collective: Collective, arguments: dict[str, Any]) -> dict[st
     for turn in range(1 + settings.rounds):  # the first turn warms up
         for world_size in ("1", "2"):
             if world_size == "2" or collective.rank == 0:
-                workers = collective if world_size == "2" else SingleProcess()
+                workers = collective if world_size == "2" else OneWorker()
                 steps = settings.steps if turn else 1
                 parts = _turn(made, workers, arguments, f"{turn}-{world_size}", steps)
                 seconds[world_size] += [parts] if turn else []

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from rapid_dist.privacy.ledger import Ledger as Ledger
     from rapid_dist.privacy.ledger import LedgerView as LedgerView
     from rapid_dist.privacy.ledger import PaidSteps as PaidSteps
-    from rapid_dist.privacy.library import OneWorker as OneWorker
     from rapid_dist.privacy.library import calibrate as calibrate
     from rapid_dist.privacy.library import epsilon as epsilon
     from rapid_dist.privacy.library import join_ledger as join_ledger
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from rapid_dist.privacy.noise import add_noise_on_grid as add_noise_on_grid
     from rapid_dist.privacy.noise import draw_gaussian as draw_gaussian
     from rapid_dist.privacy.noise import grid_for as grid_for
+    from rapid_dist.privacy.plan import OneWorker as OneWorker
     from rapid_dist.privacy.plan import PrivacyPlan as PrivacyPlan
     from rapid_dist.privacy.statement import build_statement as build_statement
 else:
@@ -71,7 +71,7 @@ else:
             "EpsilonResult": "rapid_dist.privacy.accounting:EpsilonResult",
             "Ledger": "rapid_dist.privacy.ledger:Ledger",
             "LedgerView": "rapid_dist.privacy.ledger:LedgerView",
-            "OneWorker": "rapid_dist.privacy.library:OneWorker",
+            "OneWorker": "rapid_dist.privacy.plan:OneWorker",
             "PaidSteps": "rapid_dist.privacy.ledger:PaidSteps",
             "PrivacyPlan": "rapid_dist.privacy.plan:PrivacyPlan",
             "PrivateBatch": "rapid_dist.privacy.clipping:PrivateBatch",

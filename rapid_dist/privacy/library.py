@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from rapid_dist.privacy import ledger as ledgers
 from rapid_dist.privacy.accounting import ADD_OR_REMOVE_ONE, check_agreement, compute_epsilon
 from rapid_dist.privacy.calibration import calibrate_noise_multiplier
@@ -175,17 +173,6 @@ def read_ledger(folder: Location, *, must_contain: str | None = None) -> Ledger:
         PrivacyError: There is no ledger, or an entry is missing or altered.
     """
     return ledgers.read_ledger(_store(folder), must_contain=must_contain)
-
-
-class OneWorker:
-    """The workers of PrivateStep.release where there is one process only."""
-
-    rank = 0
-    world_size = 1
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the tensor: it is the sum over all workers already."""
-        return tensor
 
 
 def _store(folder: Location) -> Store:

@@ -31,6 +31,22 @@ class Summing(Protocol):
         """The elementwise sum over all workers; every worker gets the same tensor."""
 
 
+class OneWorker:
+    """The group of one process: what it has is the sum over all workers, and what it says is rank 0's word."""
+
+    rank = 0
+    world_size = 1
+    device = "cpu"
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns the tensor itself."""
+        return tensor
+
+    def broadcast(self, data: bytes) -> bytes:
+        """Returns the bytes themselves."""
+        return data
+
+
 class PrivateStep:
     """One paid step, on one worker. Only PrivacyPlan.private_steps makes one.
 

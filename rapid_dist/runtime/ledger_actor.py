@@ -34,11 +34,12 @@ class _LedgerServer:
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The answer of a ledger method, or one of our errors as a value, since Ray would wrap it."""
-        try:
+
+        def answer() -> Any:
             owner = self if method == "statement_line" else self._opened()
-            return {"value": getattr(owner, method)(*args, **kwargs)}
-        except errors.RapidDistError as error:
-            return {"error": type(error).__name__, "message": str(error)}
+            return getattr(owner, method)(*args, **kwargs)
+
+        return errors.as_value(answer)
 
 
 class LedgerClient:
@@ -90,9 +91,7 @@ class LedgerClient:
             raise errors.PrivacyError(
                 "the ledger cannot be reached, so no step may be taken; run the same line again to resume"
             ) from error
-        if "error" in answer:
-            raise errors.error_named(answer["error"], answer["message"])
-        return answer["value"]
+        return errors.value_of(answer)
 
 
 @contextlib.contextmanager

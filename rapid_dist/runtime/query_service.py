@@ -18,7 +18,7 @@ from rapid_dist import errors
 from rapid_dist.knowledge_base.clusters import Router
 from rapid_dist.knowledge_base.files import ShardFiles, open_router, open_shard, shard_files
 from rapid_dist.knowledge_base.neighbors import Neighbors, merge_into, no_neighbors
-from rapid_dist.knowledge_base.search import TrajectorySearch
+from rapid_dist.knowledge_base.search import OpenShard, TrajectorySearch
 from rapid_dist.runtime.session import placed
 from rapid_dist.specs import KnowledgeBaseSpec, RunSpec
 from rapid_dist.storage.manifest import Manifest
@@ -83,20 +83,17 @@ class _ShardServer:
 
     def __init__(self, spec: KnowledgeBaseSpec, store: Store, files: ShardFiles, ef_search: int):
         self._settings = {"space": spec.space, "method": spec.method}
-        self._failure = None
-        try:
-            with_index = spec.method == "hnsw"
-            self._shard = open_shard(store, files, space=spec.space, ef_search=ef_search, with_index=with_index)
-        except errors.RapidDistError as error:
-            self._failure = (type(error).__name__, str(error))
+        self._opened = errors.as_value(
+            open_shard, store, files, space=spec.space, ef_search=ef_search, with_index=spec.method == "hnsw"
+        )
 
     def ask(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        if self._failure is None:
-            try:
-                return {"answer": getattr(self, f"_{call}")(**arguments)}
-            except errors.RapidDistError as error:
-                return {"error": (type(error).__name__, str(error))}
-        return {"error": self._failure}
+        return errors.as_value(getattr(self, f"_{call}"), **arguments)
+
+    @property
+    def _shard(self) -> OpenShard:
+        """The shard. Raises, at every call, what opening it raised."""
+        return errors.value_of(self._opened)
 
     def _query(self, queries: np.ndarray, num_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
         found = self._shard.query(queries, num_neighbors=num_neighbors, **self._settings)
@@ -249,6 +246,4 @@ class QueryService:
                     f"the actor of shard {request[0]} is gone and was not started again: the session that holds the "
                     "query service ended; run the same line again"
                 ) from error
-            if "error" in result:
-                raise errors.error_named(*result["error"])
-            yield position, result["answer"]
+            yield position, errors.value_of(result)

@@ -91,10 +91,7 @@ def run_workers(
                     f"{name}: workers failed more than {runtime.max_failures} times; the last reason was "
                     f"{_last_line(error)}; run the same line again to resume"
                 ) from error
-    answer = result.return_value
-    if "error" in answer:
-        raise errors.error_named(answer["error"], answer["message"])
-    return answer
+    return errors.value_of(result.return_value)
 
 
 @contextlib.contextmanager
@@ -136,7 +133,4 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     if config["most"] and collective.rank == 0:
         say_fn = config["arguments"]["say"]
         say_fn(headed(config["name"], f"starts on {collective.world_size} of at most {config['most']} workers"))
-    try:
-        return config["fn"](collective, {**config["arguments"], "device": device})
-    except errors.RapidDistError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+    return errors.as_value(config["fn"], collective, {**config["arguments"], "device": device})

@@ -27,20 +27,6 @@ class Collective(Protocol):
         """Rank 0's bytes; what other ranks pass is ignored. Never touches a disk."""
 
 
-class SingleProcess:
-    """The group of one."""
-
-    rank = 0
-    world_size = 1
-    device = "cpu"
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def broadcast(self, data: bytes) -> bytes:
-        return data
-
-
 class TorchCollective:
     """A group that torch.distributed has already set up (gloo on CPU, nccl on GPU)."""
 
@@ -89,13 +75,5 @@ def agree(collective: Collective, fn: Callable[[], Value]) -> Value:
 
 def on_rank_zero(collective: Collective, fn: Callable[[], Any]) -> Any:
     """Runs fn on rank 0 only and gives every worker its JSON-able result, or raises its error on every worker."""
-    answer = b""
-    if collective.rank == 0:
-        try:
-            answer = json.dumps({"value": fn()}).encode()
-        except errors.RapidDistError as error:
-            answer = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
-    plain = json.loads(collective.broadcast(answer))
-    if "error" in plain:
-        raise errors.error_named(plain["error"], plain["message"])
-    return plain["value"]
+    answer = json.dumps(errors.as_value(fn)).encode() if collective.rank == 0 else b""
+    return errors.value_of(json.loads(collective.broadcast(answer)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from rapid_dist import errors
 from rapid_dist.knowledge_base.files import BUILD
+from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.runtime.mailbox import Post
 from rapid_dist.runtime.session import cpus_for_one_task, placed
 from rapid_dist.runtime.workers import run_workers
@@ -22,7 +23,7 @@ from rapid_dist.stages.train import TrainOptions, run_train
 from rapid_dist.storage.manifest import open_artifact
 from rapid_dist.storage.store import Store
 from rapid_dist.telemetry import headed
-from rapid_dist.training.collective import Collective, SingleProcess
+from rapid_dist.training.collective import Collective
 from rapid_dist.tune.desk import DeskClient, Gate
 from rapid_dist.tune.scorer import TrialScorer, read_rungs, rung_number
 
@@ -177,7 +178,7 @@ def _alone(fn: Callable, arguments: dict[str, Any], threads: int) -> dict[str, A
     import torch
 
     torch.set_num_threads(threads)
-    collective = SingleProcess()
+    collective = OneWorker()
     collective.device = arguments["device"]
     try:
         return fn(collective, arguments)

@@ -20,12 +20,11 @@ from rapid_dist import layout
 from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps, read_ledger
-from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.privacy.plan import OneWorker, PrivacyPlan
 from rapid_dist.specs import RunSpec, load_spec
 from rapid_dist.storage.manifest import Manifest, read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import table_arrays
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.plan import build_plan, private_run
 from rapid_dist.training.private import learning_rate_factor
 from rapid_dist.training.private_data import load_private_inputs, make_private_batch, start_model
@@ -180,7 +179,7 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
         images=run.images,
         pretrain=Store(run.out / layout.PRETRAIN),
         knowledge_base=knowledge_base,
-        collective=SingleProcess(),
+        collective=OneWorker(),
         device="cpu",
     )
     votes = None
@@ -200,7 +199,7 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
             step=step,
         )
         local_sum = private_step.clipped_sum(model, batch, max_physical_batch_size=1000)
-        state.set_gradients(private_step.release(local_sum, SingleProcess()))
+        state.set_gradients(private_step.release(local_sum, OneWorker()))
         state.apply(learning_rate_factor=learning_rate_factor(step, spec.training))
     return {name: tensor.detach().numpy() for name, tensor in state.averaged_weights().items()}
 

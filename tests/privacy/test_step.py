@@ -12,8 +12,7 @@ import torch
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps
-from rapid_dist.privacy.plan import PrivacyPlan, PrivateStep
-from rapid_dist.training.collective import SingleProcess
+from rapid_dist.privacy.plan import OneWorker, PrivacyPlan, PrivateStep
 from tests.training.helpers import make_plan, returned, run_workers
 
 
@@ -64,7 +63,7 @@ def test_noise_is_the_same_whatever_the_number_of_workers(world_size):
 def test_noise_does_not_repeat_over_coordinates_steps_attempts_or_keys():
     plan, zeros = make_plan(), torch.zeros(500, dtype=torch.float64)
     rows = [
-        one_step(plan, key=k, attempt=a, step=s).release(zeros.clone(), SingleProcess())
+        one_step(plan, key=k, attempt=a, step=s).release(zeros.clone(), OneWorker())
         for k in (0, 1)
         for a in (1, 2)
         for s in (0, 1)
@@ -77,7 +76,7 @@ def test_noise_does_not_repeat_over_coordinates_steps_attempts_or_keys():
 def test_the_clipped_sum_is_divided_by_the_public_normaliser_and_clip():
     plan = make_plan(noise_multiplier=1e-6)
     total = torch.arange(4, dtype=torch.float64)
-    gradient = one_step(plan).release(total.clone(), SingleProcess())
+    gradient = one_step(plan).release(total.clone(), OneWorker())
     torch.testing.assert_close(gradient, total / (6.0 * 0.5), rtol=0, atol=1e-5)
 
 
@@ -89,12 +88,12 @@ def test_the_released_sum_lies_on_the_public_grid():
 
 def test_the_release_is_float64_and_the_same_whatever_precision_is_asked_for():
     plan, total = make_plan(), torch.linspace(-0.5, 0.5, 1001, dtype=torch.float64)
-    expected = one_step(plan).release(total.clone(), SingleProcess())
+    expected = one_step(plan).release(total.clone(), OneWorker())
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            released = one_step(plan).release(total.clone(), SingleProcess())
+            released = one_step(plan).release(total.clone(), OneWorker())
     finally:
         torch.set_float32_matmul_precision(before)
     assert released.dtype == torch.float64
@@ -103,9 +102,9 @@ def test_the_release_is_float64_and_the_same_whatever_precision_is_asked_for():
 
 def test_a_step_is_released_once():
     step, zeros = one_step(make_plan()), torch.zeros(5, dtype=torch.float64)
-    step.release(zeros.clone(), SingleProcess())
+    step.release(zeros.clone(), OneWorker())
     with pytest.raises(PrivacyError, match="used up"):
-        step.release(zeros.clone(), SingleProcess())
+        step.release(zeros.clone(), OneWorker())
 
 
 def test_a_receipt_gives_just_the_steps_it_paid_for():

@@ -58,7 +58,7 @@ class StartsAtTheThirdTry:
     def fit(self):
         if len(self.tries) < 3:
             raise ControllerError(RuntimeError("a worker died while its group started"))
-        return SimpleNamespace(return_value={"tries": len(self.tries)})
+        return SimpleNamespace(return_value={"value": {"tries": len(self.tries)}})
 
 
 @pytest.mark.parametrize(("max_failures", "is_enough"), [(2, True), (1, False)])
@@ -101,7 +101,7 @@ class Remembers:
         self.asked.append(scaling_config)
 
     def fit(self):
-        return SimpleNamespace(return_value={})
+        return SimpleNamespace(return_value={"value": {}})
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,10 @@ from rapid_dist.diffusion.process import make_alphas_cumprod
 from rapid_dist.models.denoisers import build_denoiser
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import Ledger, open_ledger, read_ledger
-from rapid_dist.privacy.plan import PrivacyPlan
+from rapid_dist.privacy.plan import OneWorker, PrivacyPlan
 from rapid_dist.seeding import content_addresses
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.storage.store import Store
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.plan import PrivateRun
 from rapid_dist.training.private import PrivateAttempt, train_privately
 from rapid_dist.training.private_data import PrivatePartition
@@ -58,7 +57,7 @@ class ThreadCollective:
 def run_workers(world_size: int, work: Callable[[Any], Any]) -> list[Any]:
     """What work(collective) returns, or the exception it raises, on each of world_size workers."""
     if world_size == 1:
-        return [_answer(work, SingleProcess())]
+        return [_answer(work, OneWorker())]
     barrier = threading.Barrier(world_size, timeout=SECONDS_UNTIL_DEADLOCK)
     slots: list[Any] = [None] * world_size
     answers: list[Any] = [None] * world_size
@@ -194,7 +193,7 @@ def train(
         records,
         make_run(plan=plan, training=training, max_physical_batch_size=max_physical_batch_size),
         attempt=attempt,
-        collective=collective or SingleProcess(),
+        collective=collective or OneWorker(),
         checkpoints=folder,
         **kwargs,
     )

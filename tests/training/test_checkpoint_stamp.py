@@ -10,9 +10,9 @@ import pytest
 from rapid_dist.errors import PrivacyError
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import NOT_PRIVATE, read_ledger
+from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.privacy.statement import checkpoint_statement_line
 from rapid_dist.storage.store import Store
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.private import PrivateAttempt, open_attempt
 from rapid_dist.training.state import check_stamp, checkpoint_notes
 from tests.training.helpers import (
@@ -108,7 +108,7 @@ def test_the_terms_of_an_attempt_are_written_into_the_ledger_and_cannot_change_t
     plan = make_plan(is_private=True)
     ledger = open_tiny_ledger(Store(tmp_path / "ledger"), plan)
     study = {"study": "s", "study_target_epsilon": 40.0, "study_target_delta": plan.target_delta}
-    values = {"ledger": ledger, "job": "a", "debug_fixed_key": None, "collective": SingleProcess()}
+    values = {"ledger": ledger, "job": "a", "debug_fixed_key": None, "collective": OneWorker()}
     attempt = open_attempt(plan, attempt_terms=study, **values)
     assert ledger.attempts[attempt.number - 1] == {**plan.to_plain(), **study}
     with pytest.raises(PrivacyError, match="target_epsilon"):

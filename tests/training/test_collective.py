@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rapid_dist import errors
-from rapid_dist.training.collective import SingleProcess, agree, on_rank_zero
+from rapid_dist.privacy.plan import OneWorker
+from rapid_dist.training.collective import agree, on_rank_zero
 from tests.training.helpers import returned, run_workers
 
 
@@ -45,7 +46,7 @@ def test_a_bug_is_not_swallowed_by_agree():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        agree(SingleProcess(), fail)
+        agree(OneWorker(), fail)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

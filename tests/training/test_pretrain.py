@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rapid_dist.models.public import build_public_models, encode_pixels
+from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.specs import (
     AutoencoderSpec,
     DataSpec,
@@ -22,7 +23,6 @@ from rapid_dist.specs import (
 from rapid_dist.storage.store import Store
 from rapid_dist.training import public as pretrain
 from rapid_dist.training import public as public_loop
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.public import PublicTrainer, partition_from_arrays
 from rapid_dist.training.state import CheckpointFolder
 from tests.training.helpers import returned, run_workers
@@ -51,7 +51,7 @@ def make_images(n: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 def train_all(path, *, spec=SPEC, collective=None, rows=slice(None), seen=None):
     """Runs the three phases; seen (phase -> list) collects the steps taken."""
-    collective, seen = collective or SingleProcess(), {} if seen is None else seen
+    collective, seen = collective or OneWorker(), {} if seen is None else seen
     image, label = make_images()
     models = build_public_models(spec, image_shape=SHAPE, num_public_classes=NUM_LABELS)
     trainer = PublicTrainer(
@@ -138,7 +138,7 @@ def test_the_identity_autoencoder_trains_nothing(tmp_path):
     PublicTrainer(
         spec,
         partition_from_arrays(*make_images()),
-        collective=SingleProcess(),
+        collective=OneWorker(),
         checkpoints=lambda phase: CheckpointFolder(Store(tmp_path / phase)),
     ).train_autoencoder(models.autoencoder)
     assert list(tmp_path.iterdir()) == []

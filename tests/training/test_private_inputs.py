@@ -12,11 +12,11 @@ from rapid_dist.errors import InputError, PrivacyError
 from rapid_dist.knowledge_base.files import shard_files, write_shard
 from rapid_dist.knowledge_base.index import build_shard
 from rapid_dist.models.public import build_public_models, save_weights
+from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.specs import DataSpec, DenoiserSpec, ExtractorSpec, PrivacySpec, RunSpec, ScheduleSpec, TrainingSpec
 from rapid_dist.storage.manifest import Manifest, read_manifest, write_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, ImageTable, table_arrays, write_images
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.private_data import CLASS_WEIGHT, load_private_inputs, start_model
 
 SHAPE, NUM_CLASSES, NUM_PUBLIC, NUM_PROTOTYPES, NUM_RECORDS, NUM_ROWS = (1, 4, 4), 2, 3, 4, 14, 60
@@ -96,7 +96,7 @@ def records(tmp_path_factory) -> Store:
 
 
 def load(images, public, *, spec=SPEC, collective=None):
-    return load_private_inputs(spec, images=images, collective=collective or SingleProcess(), device="cpu", **public)
+    return load_private_inputs(spec, images=images, collective=collective or OneWorker(), device="cpu", **public)
 
 
 def rows_of(inputs) -> dict[int, tuple]:

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.storage.store import Store
-from rapid_dist.training.collective import SingleProcess
 from rapid_dist.training.public import train_publicly
 from rapid_dist.training.state import CheckpointFolder, TrainState
 from tests.training.helpers import returned, run_workers
@@ -39,7 +39,7 @@ def run(state, folder, *, steps=STEPS, collective=None, loss=None, **kwargs):
         state,
         loss or loss_of(state),
         steps=steps,
-        collective=collective or SingleProcess(),
+        collective=collective or OneWorker(),
         checkpoints=folder,
         checkpoint_every=4,
         **kwargs,
