@@ -19,9 +19,10 @@ PROMISED = {
         StorageError __version__ knowledge_base load_spec privacy
     """,
     privacy: """
-        Charge EpsilonResult Ledger LedgerView OneWorker PaidSteps PrivacyPlan PrivateBatch RunKey add_noise_on_grid
-        build_statement calibrate calibrate_noise_multiplier check_agreement clip_factors clipped_gradient_sum
-        compute_epsilon draw_gaussian epsilon grid_for join_ledger make_plan open_ledger read_ledger training_charge
+        Charge EpsilonResult Ledger LedgerView OneWorker PaidSteps PrivacyPlan RunKey add_noise_on_grid
+        build_statement calibrate calibrate_noise_multiplier check_agreement check_network clip_factors
+        clipped_gradient_sum compute_epsilon draw_gaussian epsilon grid_for join_ledger make_plan open_ledger
+        read_ledger training_charge
     """,
     knowledge_base: "KnowledgeBase QueryResult open",
 }

@@ -13,6 +13,7 @@ from rapid_dist.audit.canaries import NUM_CLASSES, AuditRecords, build_canary_mo
 from rapid_dist.audit.checks import Recording
 from rapid_dist.diffusion.process import make_alphas_cumprod
 from rapid_dist.errors import RapidDistError
+from rapid_dist.privacy.clipping import AUTO
 from rapid_dist.privacy.ledger import join_ledger, read_ledger
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.specs import DenoiserSpec, ScheduleSpec, TrainingSpec
@@ -40,6 +41,7 @@ class Trial:
     denoiser: DenoiserSpec
     records: AuditRecords
     num_canaries: int
+    clipping_engine: str = AUTO
     debug_key: int | None = None
     crash_after: int | None = None
 
@@ -161,6 +163,7 @@ def _run(
             alphas_cumprod=make_alphas_cumprod(trial.schedule).to(watch.device),
             num_conditions=NUM_CLASSES + trial.num_canaries,
             max_physical_batch_size=4096,
+            clipping_engine=trial.clipping_engine,
             device=watch.device,
         ),
         attempt=attempt,

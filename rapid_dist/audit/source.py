@@ -27,6 +27,7 @@ from rapid_dist.audit.source_files import (
     write_source,
 )
 from rapid_dist.audit.trials import AuditSettings
+from rapid_dist.diffusion.process import denoising_loss
 from rapid_dist.errors import RapidDistError
 from rapid_dist.ingest.dataset import IngestSettings, ingest_source
 from rapid_dist.knowledge_base.files import BUILD, write_shard
@@ -45,6 +46,7 @@ from rapid_dist.specs import (
     KnowledgeBaseSpec,
     PrivacySpec,
     RunSpec,
+    RuntimeSpec,
     TrainingSpec,
 )
 from rapid_dist.storage.manifest import Manifest, open_artifact, write_manifest
@@ -132,6 +134,7 @@ class Road:
         votes = np.zeros((max(1, self.spec.data.num_classes), _NUM_PROTOTYPES), np.int64)
         size = sum(p.numel() for p in model.parameters())
         sums, released = np.zeros((STEPS, size)), np.zeros((STEPS, size))
+        engine = self.spec.runtime.clipping_engine
         steps = list(self.plan.private_steps(RunKey.fixed_for_debugging(_DEBUG_KEY), self._paid))
         kept = [_Kept(share, self._image_digests(images, rank)) for rank, share in enumerate(shares)]
         for number, step in enumerate(steps):
@@ -144,8 +147,13 @@ class Road:
                     private_run(self.spec, self.plan, share.inputs.models.alphas_cumprod, device="cpu"),
                     step=step.number,
                 )
-                total += step.clipped_sum(model, batch, max_physical_batch_size=4096)
-                share.look_at(batch, lambda one, step=step: step.clipped_sum(model, one, max_physical_batch_size=4096))
+
+                def clipped(part, step=step):
+                    draws = part.rows_per_example
+                    return step.clipped_sum(denoising_loss, model, part.rows(), rows_per_example=draws, engine=engine)
+
+                total += clipped(batch)
+                share.look_at(batch, clipped)
             sums[number] = total.numpy() / self.plan.max_grad_norm
             given = step.release(total.clone(), OneWorker()).numpy()
             released[number] = given * self.plan.expected_batch_size
@@ -259,6 +267,7 @@ def _spec_of(settings: AuditSettings, kind: SourceKind) -> RunSpec:
             noise_multiplier=1.0,
             debug_fixed_key=_DEBUG_KEY,
         ),
+        runtime=RuntimeSpec(clipping_engine=settings.clipping_engine),
         training=TrainingSpec(
             steps=STEPS,
             objective=kind.objective,

@@ -12,6 +12,7 @@ from rapid_dist.audit.observe import Trial
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.accounting import epsilon_pld
 from rapid_dist.privacy.charges import training_charge
+from rapid_dist.privacy.clipping import AUTO
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import DenoiserSpec, RunSpec, ScheduleSpec, TrainingSpec
@@ -33,6 +34,7 @@ class AuditSettings:
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     objective: str = "denoise"
     noise_multiplicity: int = 2
+    clipping_engine: str = AUTO
     max_grad_norm: float = 1.0
     sample_rate: float = 0.1
     noise_multiplier: float = 2.0
@@ -65,6 +67,7 @@ def settings_of(spec: RunSpec) -> AuditSettings:
         schedule=spec.schedule,
         objective=spec.training.objective,
         noise_multiplicity=min(spec.training.noise_multiplicity, _MOST_DRAWS),
+        clipping_engine=spec.runtime.clipping_engine,
         max_grad_norm=plan.max_grad_norm,
         sample_rate=plan.sample_rate,
         noise_multiplier=plan.noise_multiplier,
@@ -220,6 +223,7 @@ def _trial(
         training=training,
         schedule=settings.schedule,
         denoiser=settings.denoiser,
+        clipping_engine=settings.clipping_engine,
         records=records,
         num_canaries=settings.num_canaries if num_canaries is None else num_canaries,
         debug_key=debug_key,

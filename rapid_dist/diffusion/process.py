@@ -115,3 +115,17 @@ OBJECTIVES: dict[str, TargetNoise] = {"denoise": _fresh, "surrogate": _surrogate
 def loss_per_example(predicted_noise: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Mean squared error over all but the first dimension (DDPM, Eq. 14): (B, ...) -> (B,)."""
     return (predicted_noise - noise).square().flatten(1).mean(1)
+
+
+def denoising_loss(
+    model: Callable[..., torch.Tensor],
+    x_t: torch.Tensor,
+    noise: torch.Tensor,
+    timestep: torch.Tensor,
+    condition: torch.Tensor,
+) -> torch.Tensor:
+    """Returns how far each row's predicted noise is from its noise (DDPM, Eq. 14), (B,) float32.
+
+    x_t, noise: (B, ...) float32; timestep: (B,) int64; condition: (B, num_conditions) float32.
+    """
+    return loss_per_example(model(x_t, timestep, condition), noise)

@@ -9,11 +9,17 @@ What a training costs, and the noise that a budget needs:
 >>> privacy.epsilon(noise_multiplier=noise_multiplier, sample_rate=0.1, steps=20, delta=1e-5) <= 1
 True
 
-A plan joins rate, clip, noise, steps and their price, and a ledger is charged before any noise is drawn. Here 100
-records have gradients of 5 coordinates, and one step is taken:
+A plan joins rate, clip, noise, steps and their price, and a ledger is charged before any noise is drawn. Here a
+classifier of 100 records takes one step. Its loss function gives the loss of every record; that no record changes the
+loss of another is looked at on made-up ones:
 
 >>> import numpy as np, torch
->>> ids, gradients = np.arange(100), torch.randn(100, 5, dtype=torch.float64)
+>>> from torch.nn.functional import cross_entropy
+>>> ids, features, labels = np.arange(100), torch.randn(100, 5), torch.randint(3, (100,))
+>>> model = torch.nn.Linear(5, 3)
+>>> def loss_fn(model, features, labels):
+...     return cross_entropy(model(features), labels, reduction="none")
+>>> privacy.check_network(loss_fn, model, (torch.randn(3, 5), torch.arange(3)))
 >>> plan = privacy.make_plan(
 ...     target_epsilon=1, target_delta=1e-5, sample_rate=0.1, expected_batch_size=10, steps=20, max_grad_norm=1.0
 ... )
@@ -23,10 +29,11 @@ True
 >>> attempt = ledger.begin_attempt(plan.to_plain(), planned=plan.planned_charges())
 >>> paid = ledger.charge(plan.training_charge(1), attempt=attempt, first_step=0)
 >>> (step,) = plan.private_steps(privacy.RunKey.fresh(), paid)
->>> chosen = gradients[torch.as_tensor(step.included(ids))]
->>> factors = privacy.clip_factors(chosen.square().sum(1), plan.max_grad_norm)
->>> step.release((factors[:, None] * chosen).sum(0), privacy.OneWorker()).shape
-torch.Size([5])
+>>> chosen = torch.as_tensor(step.included(ids))
+>>> local_sum = step.clipped_sum(loss_fn, model, (features[chosen], labels[chosen]))
+>>> gradient = step.release(local_sum, privacy.OneWorker())
+>>> weights = torch.nn.utils.parameters_to_vector(model.parameters()) - 0.1 * gradient.float()
+>>> torch.nn.utils.vector_to_parameters(weights, model.parameters())
 >>> privacy.read_ledger(folder).spent_epsilon() < 1
 True
 
@@ -44,7 +51,6 @@ if TYPE_CHECKING:
     from rapid_dist.privacy.calibration import calibrate_noise_multiplier as calibrate_noise_multiplier
     from rapid_dist.privacy.charges import Charge as Charge
     from rapid_dist.privacy.charges import training_charge as training_charge
-    from rapid_dist.privacy.clipping import PrivateBatch as PrivateBatch
     from rapid_dist.privacy.clipping import clip_factors as clip_factors
     from rapid_dist.privacy.clipping import clipped_gradient_sum as clipped_gradient_sum
     from rapid_dist.privacy.keyed import RunKey as RunKey
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from rapid_dist.privacy.library import make_plan as make_plan
     from rapid_dist.privacy.library import open_ledger as open_ledger
     from rapid_dist.privacy.library import read_ledger as read_ledger
+    from rapid_dist.privacy.network import check_network as check_network
     from rapid_dist.privacy.noise import add_noise_on_grid as add_noise_on_grid
     from rapid_dist.privacy.noise import draw_gaussian as draw_gaussian
     from rapid_dist.privacy.noise import grid_for as grid_for
@@ -74,13 +81,13 @@ else:
             "OneWorker": "rapid_dist.privacy.plan:OneWorker",
             "PaidSteps": "rapid_dist.privacy.ledger:PaidSteps",
             "PrivacyPlan": "rapid_dist.privacy.plan:PrivacyPlan",
-            "PrivateBatch": "rapid_dist.privacy.clipping:PrivateBatch",
             "RunKey": "rapid_dist.privacy.keyed:RunKey",
             "add_noise_on_grid": "rapid_dist.privacy.noise:add_noise_on_grid",
             "build_statement": "rapid_dist.privacy.statement:build_statement",
             "calibrate": "rapid_dist.privacy.library:calibrate",
             "calibrate_noise_multiplier": "rapid_dist.privacy.calibration:calibrate_noise_multiplier",
             "check_agreement": "rapid_dist.privacy.accounting:check_agreement",
+            "check_network": "rapid_dist.privacy.network:check_network",
             "clip_factors": "rapid_dist.privacy.clipping:clip_factors",
             "clipped_gradient_sum": "rapid_dist.privacy.clipping:clipped_gradient_sum",
             "compute_epsilon": "rapid_dist.privacy.accounting:compute_epsilon",
@@ -103,13 +110,13 @@ __all__ = [
     "OneWorker",
     "PaidSteps",
     "PrivacyPlan",
-    "PrivateBatch",
     "RunKey",
     "add_noise_on_grid",
     "build_statement",
     "calibrate",
     "calibrate_noise_multiplier",
     "check_agreement",
+    "check_network",
     "clip_factors",
     "clipped_gradient_sum",
     "compute_epsilon",

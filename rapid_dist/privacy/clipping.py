@@ -1,49 +1,66 @@
-"""Per-example clipping: two engines that return the same sum of clipped gradients, chosen by what the model is made of.
+"""Per-example clipping: engines that return the same sum of clipped gradients of a loss, chosen by the model.
 
-An example's loss is the mean over its K noise draws, taken before clipping, so several draws of one record are
-still one record (noise multiplicity, DPDM, Dockhorn et al. 2023). Gradients are summed, never averaged.
+A loss function says what is trained: loss_fn(model, *tensors) returns one loss a row. K rows may belong to one example,
+such as noise draws or augmentations. An example's loss is then the mean over its K rows, taken before clipping, so that
+several draws of one record are still one record (noise multiplicity, DPDM, Dockhorn et al. 2023). Gradients are summed,
+never averaged.
 
 A model may run in the precision its caller likes. What comes out of it is taken to float32 once, and norms and sum are
 computed from those very values in full precision (privacy.precision): a norm of one value and a sum of its rounding
 would leave a record more than the clip.
+
+The part of two records in the sum of a classifier's gradients, each of at most the clip:
+
+>>> import torch
+>>> from torch.nn.functional import cross_entropy
+>>> classifier = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+>>> def loss_fn(model, features, labels):
+...     return cross_entropy(model(features), labels, reduction="none")
+>>> records = (torch.randn(2, 4), torch.tensor([0, 2]))
+>>> total = clipped_gradient_sum(loss_fn, classifier, records, max_grad_norm=0.1)
+>>> total.shape, bool(total.norm() <= 2 * 0.1 + 1e-6)
+(torch.Size([67]), True)
 """
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from rapid_dist.diffusion.process import loss_per_example
-from rapid_dist.errors import PrivacyError
+from rapid_dist.errors import PrivacyError, SpecError
 from rapid_dist.privacy.precision import FULL, at_least_float32, full_precision, rounded_towards_zero
 
+AUTO = "auto"
+LossFn = Callable[..., torch.Tensor]
+Tensors = tuple[torch.Tensor, ...]
+# loss_fn, model, tensors, rows_per_example, max_grad_norm -> the sum for each trainable parameter, in their order.
+Engine = Callable[[LossFn, nn.Module, Tensors, int, float], list[torch.Tensor]]
 
-@dataclass(frozen=True, kw_only=True)
-class PrivateBatch:
-    """The examples of one step on one worker, B of them (B may be 0), each with K noise draws.
 
-    x_t, noise: (B, K, ...) float32; timestep: (B, K) int64; condition: (B, num_conditions) float32.
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the parameters that require gradients, by name, in the model's order: what a sum is made of."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def row_losses(loss_fn: LossFn, model: nn.Module, tensors: Tensors) -> torch.Tensor:
+    """Returns the loss of each row, (R,).
+
+    Raises:
+        SpecError: The loss function returned something else than one loss a row.
     """
-
-    x_t: torch.Tensor
-    noise: torch.Tensor
-    timestep: torch.Tensor
-    condition: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.x_t)
-
-    def part(self, start: int, stop: int) -> PrivateBatch:
-        return PrivateBatch(
-            x_t=self.x_t[start:stop],
-            noise=self.noise[start:stop],
-            timestep=self.timestep[start:stop],
-            condition=self.condition[start:stop],
+    losses = loss_fn(model, *tensors)
+    if losses.dim() != 1 or len(losses) != len(tensors[0]):
+        raise SpecError(
+            f"the loss function returned a tensor of {losses.dim()} dimensions that is not one loss a row; expected "
+            "the shape (rows,): average over all dimensions but the first (reduction='none' in torch's own losses)"
         )
+    return losses
 
 
 def clip_factors(squared_norms: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
@@ -75,43 +92,62 @@ def _zero_non_finite(rows: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return torch.where((factors > 0).reshape(-1, *[1] * (rows.dim() - 1)), rows, torch.zeros_like(rows))
 
 
-def _vmap_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) -> list[torch.Tensor]:
+def _sum_clipped(gradients: list[torch.Tensor], max_grad_norm: float) -> list[torch.Tensor]:
+    """The sums of clipped gradients from one tensor (B, *shape) a parameter, in float32 or float64.
+
+    To be called within full_precision.
+    """
+    squared = sum(g.double().flatten(1).square().sum(1) for g in gradients)
+    factors = clip_factors(squared, max_grad_norm)
+    weights = _weights(factors, gradients)
+    return [torch.tensordot(weights[g.dtype], _zero_non_finite(g, factors), dims=1) for g in gradients]
+
+
+class _ExampleLoss(nn.Module):
+    """The mean loss of one example's rows, with the model inside so that functional_call finds its parameters."""
+
+    def __init__(self, loss_fn: LossFn, model: nn.Module):
+        super().__init__()
+        self.model, self._loss = model, partial(row_losses, loss_fn, model)
+
+    def forward(self, *rows: torch.Tensor) -> torch.Tensor:
+        return self._loss(rows).mean()
+
+
+def _vmap_engine(
+    loss_fn: LossFn, model: nn.Module, tensors: Tensors, rows_per_example: int, max_grad_norm: float
+) -> list[torch.Tensor]:
     """Any model: one gradient per example by vmap(grad); memory grows with B times the parameters."""
-    parameters = {n: p.detach() for n, p in model.named_parameters()}
-    buffers = dict(model.named_buffers())
+    loss = _ExampleLoss(loss_fn, model)
+    parameters = {f"model.{name}": p.detach() for name, p in trainable_parameters(model).items()}
 
-    def example_loss(
-        params: dict[str, torch.Tensor],
-        x_t: torch.Tensor,
-        noise: torch.Tensor,
-        timestep: torch.Tensor,
-        condition: torch.Tensor,
-    ) -> torch.Tensor:
-        conditions = condition.expand(len(x_t), -1)
-        predicted = functional_call(model, (params, buffers), (x_t, timestep, conditions))
-        return loss_per_example(predicted, noise).mean()
+    def example_loss(values: dict[str, torch.Tensor], *rows: torch.Tensor) -> torch.Tensor:
+        return functional_call(loss, values, rows)
 
-    per_example = vmap(grad(example_loss), in_dims=(None, 0, 0, 0, 0))
-    found = per_example(parameters, batch.x_t, batch.noise, batch.timestep, batch.condition)
-    with full_precision(batch.x_t.device.type):
-        gradients = [at_least_float32(g) for g in found.values()]
-        squared = sum(g.double().flatten(1).square().sum(1) for g in gradients)
-        factors = clip_factors(squared, max_grad_norm)
-        weights = _weights(factors, gradients)
-        return [torch.tensordot(weights[g.dtype], _zero_non_finite(g, factors), dims=1) for g in gradients]
+    per_example = vmap(grad(example_loss), in_dims=(None, *[0] * len(tensors)))
+    found = per_example(parameters, *(t.unflatten(0, (-1, rows_per_example)) for t in tensors))
+    with full_precision(tensors[0].device.type):
+        return _sum_clipped([at_least_float32(g) for g in found.values()], max_grad_norm)
 
 
 class _Tape:
-    """Inputs and outputs of every Linear layer in one forward pass; a layer may be used once."""
+    """Inputs and outputs of every Linear layer in one forward pass over a batch; a layer may be used once."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, rows: int):
         self.inputs: dict[nn.Linear, torch.Tensor] = {}
         self.outputs: dict[nn.Linear, torch.Tensor] = {}
+        self._rows = rows
         self._handles = [m.register_forward_hook(self._record) for m in model.modules() if isinstance(m, nn.Linear)]
 
     def _record(self, layer: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if layer in self.inputs:
-            raise RuntimeError("a Linear layer is used twice in one forward pass; use the vmap engine for this model")
+            raise SpecError("a Linear layer is used twice in one forward pass; use the vmap engine for this model")
+        # With tokens, (rows, T, width) and (T, rows, width) could not be told apart where T is the number of rows.
+        if inputs[0].dim() != 2 or len(inputs[0]) != self._rows:
+            raise SpecError(
+                "a Linear layer has another input than one vector for each row of the batch; use the vmap engine for "
+                "this model"
+            )
         self.inputs[layer], self.outputs[layer] = inputs[0].detach(), output
 
     def __enter__(self) -> _Tape:
@@ -122,25 +158,24 @@ class _Tape:
             handle.remove()
 
 
-def _linear_engine(model: nn.Module, batch: PrivateBatch, max_grad_norm: float) -> list[torch.Tensor]:
+def _linear_engine(
+    loss_fn: LossFn, model: nn.Module, tensors: Tensors, rows_per_example: int, max_grad_norm: float
+) -> list[torch.Tensor]:
     """Models whose parameters all belong to Linear layers used once: exact norms from activations, one backward pass.
 
     A layer's gradient for an example is sum_k g_k a_k^T / K, so its squared norm is
-    sum_kl (g_k . g_l)(a_k . a_l) / K^2: two K x K Gram matrices (Goodfellow 2015, extended to K draws).
+    sum_kl (g_k . g_l)(a_k . a_l) / K^2: two K x K Gram matrices (Goodfellow 2015, extended to K rows).
     """
-    size, draws = batch.timestep.shape
-    with _Tape(model) as tape:
-        flat = batch.x_t.flatten(0, 1)
-        condition = batch.condition.repeat_interleave(draws, dim=0)
-        predicted = model(flat, batch.timestep.flatten(), condition)
-        # Dividing by K here makes the sum over an example's rows its mean over draws.
-        loss = loss_per_example(predicted, batch.noise.flatten(0, 1)).sum() / draws
+    with _Tape(model, len(tensors[0])) as tape:
+        # Dividing by K here makes the sum over an example's rows its mean over them.
+        loss = row_losses(loss_fn, model, tensors).sum() / rows_per_example
         layers = list(tape.outputs)
-        output_gradients = torch.autograd.grad(loss, [tape.outputs[layer] for layer in layers])
-    with full_precision(flat.device.type):
+        output_gradients = torch.autograd.grad(loss, [tape.outputs[layer] for layer in layers], allow_unused=True)
+    with full_precision(tensors[0].device.type):
         pairs = {
-            layer: [at_least_float32(t).reshape(size, draws, -1) for t in (g, tape.inputs[layer])]
+            layer: [at_least_float32(t).unflatten(0, (-1, rows_per_example)) for t in (g, tape.inputs[layer])]
             for layer, g in zip(layers, output_gradients, strict=True)
+            if g is not None
         }
         return _clip_pairs(model, pairs, max_grad_norm)
 
@@ -171,20 +206,82 @@ def _clip_pairs(
         sums[layer.weight] = g.T @ a
         if layer.bias is not None:
             sums[layer.bias] = g.sum(0)
-    return [sums[p] for p in model.parameters()]
+    return [sums[p] if p in sums else torch.zeros_like(p) for p in model.parameters()]
 
 
-ENGINES: dict[str, Callable[[nn.Module, PrivateBatch, float], list[torch.Tensor]]] = {
-    "vmap": _vmap_engine,
-    "linear": _linear_engine,
-}
+def _opacus_engine(
+    loss_fn: LossFn, model: nn.Module, tensors: Tensors, rows_per_example: int, max_grad_norm: float
+) -> list[torch.Tensor]:
+    """What Opacus's GradSampleModule takes: one gradient a row by its hooks, folded into examples. The reference.
+
+    Memory grows with rows times the parameters. The hooks are on a copy, so nothing of them stays on the model.
+    """
+    hooked = _with_hooks(copy.deepcopy(model))
+    with warnings.catch_warnings():
+        # torch says so of every layer whose inputs are data; Opacus needs the gradients of outputs alone.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+        row_losses(loss_fn, hooked, tensors).sum().backward()
+    with full_precision(tensors[0].device.type):
+        folded = []
+        for p in trainable_parameters(hooked).values():
+            per_row = p.new_zeros((len(tensors[0]), *p.shape)) if p.grad_sample is None else p.grad_sample
+            p.grad_sample = None
+            folded.append(at_least_float32(per_row).unflatten(0, (-1, rows_per_example)).mean(1))
+        return _sum_clipped(folded, max_grad_norm)
 
 
-def choose_engine(model: nn.Module) -> str:
-    """`linear` when every parameter belongs to one Linear layer and no other, else `vmap`."""
+def _with_hooks(model: nn.Module) -> nn.Module:
+    """The model itself with Opacus's hooks on it.
+
+    Raises:
+        SpecError: Opacus cannot take the model, or would count a layer twice.
+    """
+    from opacus.grad_sample import GradSampleModule
+
+    owners = [m for _, m in model.named_modules(remove_duplicate=False) if any(True for _ in m.parameters(False))]
+    if len(owners) > len(set(owners)):
+        raise SpecError("a layer has two places in the model, where Opacus counts it twice; use the vmap engine")
+    if not all(m.training for m in owners):
+        raise SpecError("a layer is not in training mode, where Opacus passes it by; call model.train()")
+    try:
+        GradSampleModule(model, loss_reduction="sum")
+    except NotImplementedError as error:
+        raise SpecError(f"Opacus cannot take the model; use the vmap engine: {error}") from None
+    return model
+
+
+ENGINES: dict[str, Engine] = {"vmap": _vmap_engine, "linear": _linear_engine, "opacus": _opacus_engine}
+
+
+def _is_all_linear(model: nn.Module) -> bool:
+    """Whether every parameter is trainable and belongs to one Linear layer and no other."""
     owned = [id(p) for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)]
     is_shared = len(set(owned)) < len(owned)
-    return "linear" if not is_shared and {id(p) for p in model.parameters()} == set(owned) else "vmap"
+    whole = list(model.parameters())
+    return not is_shared and {id(p) for p in whole} == set(owned) and all(p.requires_grad for p in whole)
+
+
+def choose_engine(model: nn.Module, engine: str = AUTO) -> str:
+    """Returns the engine to use for a model.
+
+    Args:
+        model: The network.
+        engine: A name of ENGINES, which is returned; `auto` is `linear` when every parameter belongs to one Linear
+            layer and no other, else `vmap`.
+
+    Raises:
+        SpecError: The engine is unknown, or cannot take the model.
+    """
+    if engine == AUTO:
+        return "linear" if _is_all_linear(model) else "vmap"
+    if engine not in ENGINES:
+        raise SpecError(f"the clipping engine is {engine!r}; expected one of {', '.join((AUTO, *ENGINES))}")
+    if engine == "linear" and not _is_all_linear(model):
+        raise SpecError(
+            "the clipping engine is 'linear' but the model has parameters outside of Linear layers, shared or frozen "
+            "ones; use auto or vmap"
+        )
+    return engine
 
 
 def _require_full_precision(model: nn.Module) -> None:
@@ -197,27 +294,33 @@ def _require_full_precision(model: nn.Module) -> None:
 
 
 def clipped_gradient_sum(
+    loss_fn: LossFn,
     model: nn.Module,
-    batch: PrivateBatch,
+    examples: Tensors,
     *,
     max_grad_norm: float,
-    max_physical_batch_size: int,
-    engine: str | None = None,
+    rows_per_example: int = 1,
+    max_physical_batch_size: int = 1024,
+    engine: str = AUTO,
 ) -> torch.Tensor:
-    """Sums the batch's per-example gradients, each clipped to max_grad_norm.
+    """Sums the per-example gradients of a loss, each clipped to max_grad_norm.
 
     Args:
-        model: The network; its parameters are float32 or float64.
-        batch: The examples of one step on this worker; it may be empty.
+        loss_fn: loss_fn(model, *tensors) -> (R,), the loss of each row of the tensors, a function of that row alone.
+        model: The network; its parameters are float32 or float64. Those that require gradients are summed over.
+        examples: Tensors of B * rows_per_example rows each, those of one example next to each other; B may be 0.
         max_grad_norm: The L2 norm that each example's gradient is clipped to.
-        max_physical_batch_size: Examples times draws in memory at once; it changes nothing else.
-        engine: One of ENGINES; None chooses by what the model is made of.
+        rows_per_example: K, how many rows an example has; its loss is the mean over them.
+        max_physical_batch_size: Rows in memory at once; it changes nothing else.
+        engine: One of ENGINES, or `auto`, which chooses by what the model is made of.
 
     Returns:
-        (num_parameters,) float64, zeros for an empty batch; private until noise is added.
+        (num_parameters,) float64 in the order of model.parameters(), zeros for an empty batch; private until noise is
+        added.
 
     Raises:
         PrivacyError: The model's parameters are held in less than float32.
+        SpecError: The tensors, the loss or the engine do not fit. privacy.check_network looks at all that beforehand.
 
     Guarantee: adding or removing one example moves the result by at most max_grad_norm in L2 norm (to the rounding of
     float32), whatever autocast, TF32 or other settings of precision are on. They reach the model's own forward and
@@ -225,10 +328,15 @@ def clipped_gradient_sum(
     in another micro-batch, it is one to the model's own precision only.
     """
     _require_full_precision(model)
-    run = ENGINES[engine or choose_engine(model)]
-    total = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64, device=batch.x_t.device)
-    part = max(1, max_physical_batch_size // max(1, batch.timestep.shape[1]))
-    for start in range(0, len(batch), part):
-        sums = run(model, batch.part(start, start + part), max_grad_norm)
+    run = ENGINES[choose_engine(model, engine)]
+    # How many rows there are is private, so that no message says it.
+    if len({len(t) for t in examples}) != 1 or len(examples[0]) % rows_per_example:
+        raise SpecError(f"examples must be tensors of equally many rows, {rows_per_example} of them for each example")
+    size = sum(p.numel() for p in trainable_parameters(model).values())
+    total = torch.zeros(size, dtype=torch.float64, device=examples[0].device)
+    part = rows_per_example * max(1, max_physical_batch_size // rows_per_example)
+    for start in range(0, len(examples[0]), part):
+        rows = tuple(t[start : start + part] for t in examples)
+        sums = run(loss_fn, model, rows, rows_per_example, max_grad_norm)
         total += torch.cat([s.detach().reshape(-1) for s in sums]).double()
     return total

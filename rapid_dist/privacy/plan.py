@@ -13,7 +13,7 @@ from rapid_dist.errors import PrivacyError, SpecError
 from rapid_dist.privacy.accounting import EpsilonResult, check_agreement, compute_epsilon
 from rapid_dist.privacy.calibration import Budget, calibrate_noise_multiplier
 from rapid_dist.privacy.charges import Charge, training_charge
-from rapid_dist.privacy.clipping import PrivateBatch, clipped_gradient_sum
+from rapid_dist.privacy.clipping import AUTO, LossFn, Tensors, clipped_gradient_sum
 from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps
@@ -68,13 +68,28 @@ class PrivateStep:
             sample_rate=self._plan.sample_rate,
         )
 
-    def clipped_sum(self, model: torch.nn.Module, batch: PrivateBatch, *, max_physical_batch_size: int) -> torch.Tensor:
-        """This worker's sum of per-example gradients clipped to the plan's norm, (P,) float64; private."""
+    def clipped_sum(
+        self,
+        loss_fn: LossFn,
+        model: torch.nn.Module,
+        examples: Tensors,
+        *,
+        rows_per_example: int = 1,
+        max_physical_batch_size: int = 1024,
+        engine: str = AUTO,
+    ) -> torch.Tensor:
+        """This worker's sum of per-example gradients clipped to the plan's norm, (P,) float64; private.
+
+        Arguments as clipped_gradient_sum.
+        """
         return clipped_gradient_sum(
+            loss_fn,
             model,
-            batch,
+            examples,
             max_grad_norm=self._plan.max_grad_norm,
+            rows_per_example=rows_per_example,
             max_physical_batch_size=max_physical_batch_size,
+            engine=engine,
         )
 
     def release(self, local_sum: torch.Tensor, workers: Summing) -> torch.Tensor:

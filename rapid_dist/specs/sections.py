@@ -56,6 +56,12 @@ class RuntimeSpec:
         default=1024,
         description="How many rows (examples x noise draws) a worker holds in memory at once. It changes no result.",
     )
+    clipping_engine: Literal["auto", "vmap", "linear", "opacus"] = Field(
+        default="auto",
+        description="How per-example gradients are computed; all ways give the same sum to rounding. auto: linear for "
+        "a network of Linear layers alone, else vmap, which takes any; opacus: the hooks of GradSampleModule, the "
+        "reference, which needs the most memory.",
+    )
     max_failures: StrictInt = Field(
         default=2,
         ge=0,

@@ -21,7 +21,7 @@ from rapid_dist.stages.train import require_room
 from rapid_dist.storage.manifest import open_artifact, read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, iterate_labels
-from rapid_dist.training.plan import build_plan
+from rapid_dist.training.plan import build_plan, check_denoiser
 
 Shape = tuple[int, ...]
 
@@ -62,11 +62,12 @@ def check_run(spec: RunSpec, roles: tuple[Role, ...], ledger: Store, train: Stor
 
     Raises:
         InputError: A source cannot be read as stated, or sources do not fit each other.
-        SpecError: The spec cannot run on this machine.
+        SpecError: The spec cannot run on this machine, or its denoiser cannot be trained privately.
         BudgetExceededError: The ledger has no room for the plan.
     """
     if trains:
         require_possible(spec.runtime)
+        check_denoiser(spec)
     refuse_shared_sources(**{role.name: role.source for role in roles if Store(role.source).uri != role.store.uri})
     shapes: dict[str, Shape] = {}
     for role in roles:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from rapid_dist.diffusion.process import denoising_loss
 from rapid_dist.errors import PrivacyError
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import PrivateStepMeter, TimedCollective
@@ -106,7 +107,12 @@ def train_privately(
                 batch = make_private_batch(partition, included, run, step=private_step.number)
             with meter.phase("gradient"):
                 local_sum = private_step.clipped_sum(
-                    state.model, batch, max_physical_batch_size=run.max_physical_batch_size
+                    denoising_loss,
+                    state.model,
+                    batch.rows(),
+                    rows_per_example=batch.rows_per_example,
+                    max_physical_batch_size=run.max_physical_batch_size,
+                    engine=run.clipping_engine,
                 )
             with meter.phase("noise"):
                 released = private_step.release(local_sum, TimedCollective(collective, meter))

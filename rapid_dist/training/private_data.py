@@ -17,7 +17,6 @@ from rapid_dist.knowledge_base.search import TrajectorySearch, nearest_trajector
 from rapid_dist.knowledge_base.trajectory import keys_of_latents, trajectory_noise
 from rapid_dist.models.denoisers import build_denoiser, one_hot_condition
 from rapid_dist.models.public import PRETRAIN, PublicModels, encode_pixels, in_equal_batches, open_public_models
-from rapid_dist.privacy.clipping import PrivateBatch
 from rapid_dist.privacy.release import vote_shares
 from rapid_dist.seeding import (
     content_addresses,
@@ -54,6 +53,37 @@ class PrivatePartition:
 
     def __len__(self) -> int:
         return len(self.example_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateBatch:
+    """The examples of one step on one worker, B of them (B may be 0), each with K noise draws.
+
+    x_t, noise: (B, K, ...) float32; timestep: (B, K) int64; condition: (B, num_conditions) float32.
+    """
+
+    x_t: torch.Tensor
+    noise: torch.Tensor
+    timestep: torch.Tensor
+    condition: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.x_t)
+
+    @property
+    def rows_per_example(self) -> int:
+        """K, how many noise draws an example has."""
+        return self.timestep.shape[1]
+
+    def rows(self) -> tuple[torch.Tensor, ...]:
+        """What denoising_loss takes besides a model: (B * K, ...) each, an example's draws next to each other."""
+        condition = self.condition.repeat_interleave(self.rows_per_example, dim=0)
+        return self.x_t.flatten(0, 1), self.noise.flatten(0, 1), self.timestep.flatten(), condition
+
+    def part(self, start: int, stop: int) -> PrivateBatch:
+        """The examples from start to stop."""
+        fields = {name: getattr(self, name)[start:stop] for name in ("x_t", "noise", "timestep", "condition")}
+        return PrivateBatch(**fields)
 
 
 def make_private_batch(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rapid_dist.diffusion.process import add_noise, estimate_x0, loss_per_example
+from rapid_dist.diffusion.process import add_noise, denoising_loss, estimate_x0
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import StepMeter, silent_meter
 from rapid_dist.models.autoencoder import to_unit_range
@@ -186,7 +186,7 @@ class PublicTrainer:
             timestep = torch.randint(len(alphas_cumprod), (len(label),), generator=generator).to(self.device)
             noise = self._noise_like(latent, generator)
             x_t = add_noise(latent, timestep, noise, alphas_cumprod)
-            return loss_per_example(denoiser(x_t, timestep, one_hot_condition(label, num_conditions)), noise).mean()
+            return denoising_loss(denoiser, x_t, noise, timestep, one_hot_condition(label, num_conditions)).mean()
 
         self._run("denoiser", denoiser, loss, section, ema_decay=section.ema_decay)
 

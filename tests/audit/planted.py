@@ -23,7 +23,7 @@ from rapid_dist.ingest.folder import list_class_units
 from rapid_dist.ingest.pixels import to_pixels
 from rapid_dist.privacy import clipping
 from rapid_dist.privacy import plan as step_module
-from rapid_dist.privacy.clipping import PrivateBatch, clip_factors, clipped_gradient_sum
+from rapid_dist.privacy.clipping import clip_factors
 from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.noise import draw_gaussian
@@ -77,13 +77,17 @@ def same_sampling_generator_on_all_ranks(replace: Replace) -> None:
     replace(PrivateStep, "included", included)
 
 
+def num_examples(examples: tuple[torch.Tensor, ...], settings: dict[str, Any]) -> int:
+    return len(examples[0]) // settings["rows_per_example"]
+
+
 def empty_batches_dropped(replace: Replace) -> None:
     """A step whose batch is empty everywhere is skipped: nothing is released, noise neither."""
     clipped_sum, release = PrivateStep.clipped_sum, PrivateStep.release
 
-    def counting(self, model, batch, **settings):
-        self.batch_size = len(batch)
-        return clipped_sum(self, model, batch, **settings)
+    def counting(self, loss_fn, model, examples, **settings):
+        self.batch_size = num_examples(examples, settings)
+        return clipped_sum(self, loss_fn, model, examples, **settings)
 
     def skipping(self, local_sum, workers):
         if workers.sum(torch.tensor([float(self.batch_size)])).item() == 0:
@@ -113,9 +117,9 @@ def mean_over_the_actual_batch(replace: Replace) -> None:
     """Every worker divides by the number of its own records in the batch instead of a constant."""
     clipped_sum = PrivateStep.clipped_sum
 
-    def averaged(self, model, batch, **settings):
-        total = clipped_sum(self, model, batch, **settings)
-        return total * (self._plan.expected_batch_size / max(1, len(batch)))
+    def averaged(self, loss_fn, model, examples, **settings):
+        total = clipped_sum(self, loss_fn, model, examples, **settings)
+        return total * (self._plan.expected_batch_size / max(1, num_examples(examples, settings)))
 
     replace(PrivateStep, "clipped_sum", averaged)
 
@@ -124,9 +128,9 @@ def released_mean_over_the_actual_batch(replace: Replace) -> None:
     """The noised sum is divided by the size of the batch that was drawn, as a loss with reduction='mean' does."""
     clipped_sum, release = PrivateStep.clipped_sum, PrivateStep.release
 
-    def counting(self, model, batch, **settings):
-        self.batch_size = len(batch)
-        return clipped_sum(self, model, batch, **settings)
+    def counting(self, loss_fn, model, examples, **settings):
+        self.batch_size = num_examples(examples, settings)
+        return clipped_sum(self, loss_fn, model, examples, **settings)
 
     def averaging(self, local_sum, workers):
         size = workers.sum(torch.tensor([float(self.batch_size)])).item()
@@ -149,29 +153,20 @@ def normaliser_from_len_dataset(replace: Replace) -> None:
 
 
 def draws_clipped_as_separate_records(replace: Replace) -> None:
-    def clipped_sum(self, model, batch, *, max_physical_batch_size):
-        draws = batch.timestep.shape[1]
-        apart = PrivateBatch(
-            x_t=batch.x_t.flatten(0, 1).unsqueeze(1),
-            noise=batch.noise.flatten(0, 1).unsqueeze(1),
-            timestep=batch.timestep.reshape(-1, 1),
-            condition=batch.condition.repeat_interleave(draws, dim=0),
-        )
-        return clipped_gradient_sum(
-            model,
-            apart,
-            max_grad_norm=self._plan.max_grad_norm,
-            max_physical_batch_size=max_physical_batch_size,
-        )
+    clipped_sum = PrivateStep.clipped_sum
 
-    replace(PrivateStep, "clipped_sum", clipped_sum)
+    def apart(self, loss_fn, model, examples, **settings):
+        return clipped_sum(self, loss_fn, model, examples, **{**settings, "rows_per_example": 1})
+
+    replace(PrivateStep, "clipped_sum", apart)
 
 
 def clipping_per_layer(replace: Replace) -> None:
-    def each_layer(model, batch, *, max_grad_norm, max_physical_batch_size):
+    def each_layer(loss_fn, model, examples, *, max_grad_norm, rows_per_example, **settings):
         total = []
-        for i in range(len(batch)):
-            summed = clipping._vmap_engine(model, batch.part(i, i + 1), 1e30)
+        for first in range(0, len(examples[0]), rows_per_example):
+            one = tuple(t[first : first + rows_per_example] for t in examples)
+            summed = clipping._vmap_engine(loss_fn, model, one, rows_per_example, 1e30)
             total.append([g * clip_factors(g.double().square().sum(), max_grad_norm).float() for g in summed])
         size = sum(p.numel() for p in model.parameters())
         rows = [torch.cat([g.flatten() for g in gradients]).double() for gradients in total]

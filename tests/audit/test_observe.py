@@ -63,6 +63,14 @@ def test_a_release_is_the_clipped_sum_plus_the_noise_of_its_address(ordinary, tm
         np.testing.assert_allclose(recording.released[step], expected, atol=5e-6)
 
 
+def test_the_engine_of_a_trial_changes_what_is_seen_by_rounding_alone(ordinary, tmp_path):
+    usual, reference = (
+        seen(replace(ordinary, clipping_engine=engine), tmp_path / engine, 1)[0] for engine in ("auto", "opacus")
+    )
+    np.testing.assert_allclose(reference.clipped_sums, usual.clipped_sums, atol=1e-5)
+    assert not np.array_equal(reference.clipped_sums, usual.clipped_sums)
+
+
 def test_the_clipped_sum_at_a_canary_is_whether_it_took_part(ordinary, tmp_path):
     parts = seen(ordinary, tmp_path)[0].clipped_sums[:, -ordinary.num_canaries :]
     for step in range(REPLAY_STEPS):

@@ -67,11 +67,13 @@ def test_pairs_differ_by_the_one_record():
 
 @pytest.mark.parametrize("kind", ["residual_mlp", "unet"])
 def test_settings_of_a_spec_keep_its_mechanism_and_narrow_its_network(spec_file, kind):
-    spec = load_spec(str(spec_file(denoiser={"kind": kind, "width": 64}, training={"steps": 4000})))
+    changes = {"denoiser": {"kind": kind, "width": 64}, "training": {"steps": 4000}}
+    spec = load_spec(str(spec_file(**changes, runtime={"clipping_engine": "opacus"})))
     settings, plan = settings_of(spec), build_plan(spec)
     assert (settings.noise_multiplier, settings.sample_rate) == (plan.noise_multiplier, plan.sample_rate)
     assert (settings.denoiser.kind, settings.denoiser.width, settings.steps) == (kind, 32, 1000)
-    assert settings.objective == spec.training.objective
+    assert (settings.objective, settings.clipping_engine) == (spec.training.objective, "opacus")
+    assert restart_trial(settings).clipping_engine == "opacus"
 
 
 def test_more_watched_canaries_than_there_are_is_refused():

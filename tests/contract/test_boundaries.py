@@ -87,6 +87,29 @@ def test_an_import_of_a_stage_would_be_noticed():
     assert stage_imports(ast.parse("def f():\n    from rapid_dist.stages import train"))
 
 
+# Privacy is for any trainer: it knows neither what is trained nor how a run is described.
+PRIVACY_MAY_IMPORT = {"errors", "lazy", "privacy", "storage"}
+
+
+def rooms_imported(tree: ast.AST) -> set[str]:
+    """The rooms and files of the package that a file imports from."""
+    return {m.split(".")[1] for m in imported_modules(tree) if m.startswith("rapid_dist.")}
+
+
+def test_privacy_imports_no_diffusion_no_spec_and_no_trainer():
+    found = violations(
+        [f for f in FILES if room_of(name_of(f)) == "privacy"],
+        lambda tree: sorted(rooms_imported(tree) - PRIVACY_MAY_IMPORT),
+    )
+    assert found == {}
+
+
+@pytest.mark.parametrize("module", ["specs", "specs.run", "diffusion.process", "models.denoisers", "training.plan"])
+def test_an_import_into_privacy_would_be_noticed(module):
+    line = ast.parse(f"def f():\n    from rapid_dist.{module} import name")
+    assert rooms_imported(line) - PRIVACY_MAY_IMPORT
+
+
 @pytest.mark.parametrize(
     "formula",
     [

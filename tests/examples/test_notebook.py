@@ -17,6 +17,7 @@ import torch
 import rapid_dist as rd
 from rapid_dist import layout
 from rapid_dist import run as run_module
+from rapid_dist.privacy import clipping
 from rapid_dist.run import STAGES
 from rapid_dist.storage.manifest import read_manifest, write_manifest
 from rapid_dist.storage.store import Store
@@ -52,6 +53,10 @@ def released(finished_run, tmp_path_factory) -> Path:
 
 def test_the_examples_of_privacy_run(tmp_path):
     assert examples_pass(rd.privacy, folder=tmp_path)
+
+
+def test_the_example_of_clipping_runs():
+    assert examples_pass(clipping)
 
 
 def test_the_examples_of_the_knowledge_base_run(finished_run):

@@ -17,6 +17,7 @@ import torch
 from safetensors.numpy import load_file
 
 from rapid_dist import layout
+from rapid_dist.diffusion.process import denoising_loss
 from rapid_dist.privacy.accounting import check_agreement, compute_epsilon
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps, read_ledger
@@ -198,7 +199,9 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
             private_run(spec, plan, inputs.models.alphas_cumprod, device="cpu"),
             step=step,
         )
-        local_sum = private_step.clipped_sum(model, batch, max_physical_batch_size=1000)
+        local_sum = private_step.clipped_sum(
+            denoising_loss, model, batch.rows(), rows_per_example=batch.rows_per_example
+        )
         state.set_gradients(private_step.release(local_sum, OneWorker()))
         state.apply(learning_rate_factor=learning_rate_factor(step, spec.training))
     return {name: tensor.detach().numpy() for name, tensor in state.averaged_weights().items()}

@@ -6,6 +6,8 @@ import pytest
 from rapid_dist import layout
 from rapid_dist.errors import BudgetExceededError, InputError, SpecError
 from rapid_dist.ingest.dataset import IngestSettings, ingest_source
+from rapid_dist.models import denoisers
+from rapid_dist.models.denoisers import ResidualMlp
 from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.run import Run
@@ -44,6 +46,21 @@ def saved(tmp_path):
 def test_a_run_that_can_begin_is_let_through_and_nothing_is_written(tiny_run):
     run = tiny_run()
     run.check()
+    assert images_of(run) == []
+
+
+class Centred(ResidualMlp):
+    """A network that subtracts the mean of its batch."""
+
+    def forward(self, x_t, timestep, condition):
+        return super().forward(x_t - x_t.mean(0), timestep, condition)
+
+
+def test_a_network_that_mixes_examples_is_refused(tiny_run, monkeypatch):
+    monkeypatch.setitem(denoisers.DENOISERS, "residual_mlp", Centred)
+    run = tiny_run()
+    with pytest.raises(SpecError, match=r"denoiser\.kind 'residual_mlp' .*mixes examples"):
+        run.check()
     assert images_of(run) == []
 
 

@@ -185,13 +185,19 @@ def train(
     plan: PrivacyPlan | None = None,
     training: TrainingSpec | None = None,
     max_physical_batch_size: int = 1000,
+    clipping_engine: str = "auto",
     **kwargs: Any,
 ) -> bool:
     """train_privately with the tiny problem's settings wherever none are given."""
     return train_privately(
         state,
         records,
-        make_run(plan=plan, training=training, max_physical_batch_size=max_physical_batch_size),
+        make_run(
+            plan=plan,
+            training=training,
+            max_physical_batch_size=max_physical_batch_size,
+            clipping_engine=clipping_engine,
+        ),
         attempt=attempt,
         collective=collective or OneWorker(),
         checkpoints=folder,

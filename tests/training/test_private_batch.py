@@ -122,6 +122,23 @@ def test_surrogate_noise_leads_to_the_records_own_retrieved_value():
         torch.testing.assert_close(own, batch.noise[:, k], rtol=1e-3, atol=1e-3)
 
 
+def test_the_rows_of_an_example_lie_next_to_each_other_with_its_condition():
+    batch = make_batch(make_records(5))
+    assert batch.rows_per_example == DRAWS
+    x_t, noise, timestep, condition = batch.rows()
+    for i in range(5):
+        rows = slice(i * DRAWS, (i + 1) * DRAWS)
+        assert torch.equal(x_t[rows], batch.x_t[i])
+        assert torch.equal(noise[rows], batch.noise[i])
+        assert torch.equal(timestep[rows], batch.timestep[i])
+        assert torch.equal(condition[rows], batch.condition[i].expand(DRAWS, -1))
+    part = batch.part(1, 3)
+    assert len(part) == 2
+    assert all(
+        torch.equal(whole[DRAWS : 3 * DRAWS], some) for whole, some in zip(batch.rows(), part.rows(), strict=True)
+    )
+
+
 def test_every_step_and_seed_draws_anew():
     records = make_records(6)
     first = make_batch(records)

@@ -77,6 +77,14 @@ def test_surrogate_training_does_not_depend_on_the_workers_either(tmp_path):
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["vmap", "linear", "opacus"])
+def test_the_clipping_engine_changes_neither_the_weights_nor_the_charges(place, on_one_worker, engine):
+    (state,) = run_group(place, [make_records(12)], clipping_engine=engine)
+    weights, charges = on_one_worker
+    assert place.charges == charges
+    assert ((flat_weights(state) - weights).norm() / weights.norm()).item() < 1e-5
+
+
 def test_the_order_of_records_does_not_change_the_weights(place, on_one_worker):
     shuffled = take(make_records(12), np.random.default_rng(0).permutation(12))
     (state,) = run_group(place, [shuffled])
