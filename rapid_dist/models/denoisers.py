@@ -7,6 +7,7 @@ and condition (B, num_conditions) float32, a one-hot row a class or zeros for no
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,32 @@ def zero_init(layer: nn.Linear | nn.Conv2d) -> None:
         nn.init.zeros_(layer.bias)
 
 
-class ResidualMlp(nn.Module):
+class _Conditioned(nn.Module):
+    """What denoisers share: the embedding of timestep and class, and where weights start."""
+
+    def __init__(self, spec: DenoiserSpec, num_conditions: int):
+        super().__init__()
+        self.embedding_dim = spec.embedding_dim
+        self.embed_time = nn.Linear(spec.embedding_dim, spec.embedding_dim)
+        self.embed_class = nn.Linear(num_conditions, spec.embedding_dim, bias=False) if num_conditions else None
+
+    def start(self, generator: torch.Generator, *, at_zero: Iterable[nn.Linear | nn.Conv2d]) -> None:
+        """Draws all weights; the layers at_zero start at zero, classes at normal vectors."""
+        init_parameters(self, generator)
+        for layer in at_zero:
+            zero_init(layer)
+        if self.embed_class is not None:
+            nn.init.normal_(self.embed_class.weight, std=1.0, generator=generator)
+
+    def embed(self, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """(B,) int64 and (B, num_conditions) -> (B, embedding_dim)."""
+        c = self.embed_time(embed_timestep(timestep, self.embedding_dim))
+        if self.embed_class is not None:
+            c = c + self.embed_class(condition)
+        return F.silu(c)
+
+
+class ResidualMlp(_Conditioned):
     """x_t (B, *latent_shape) float32 -> predicted noise of the same shape."""
 
     def __init__(
@@ -51,28 +77,17 @@ class ResidualMlp(nn.Module):
         num_conditions: int,
         generator: torch.Generator,
     ):
-        super().__init__()
-        self.latent_shape, self.embedding_dim = tuple(latent_shape), spec.embedding_dim
+        super().__init__(spec, num_conditions)
+        self.latent_shape = tuple(latent_shape)
         size, width, embedding = math.prod(latent_shape), spec.width, spec.embedding_dim
-        self.embed_time = nn.Linear(embedding, embedding)
-        self.embed_class = nn.Linear(num_conditions, embedding, bias=False) if num_conditions else None
         self.enter = nn.Linear(size, width)
         self.blocks = nn.ModuleList(_MlpBlock(width, embedding) for _ in range(spec.num_blocks))
         self.leave = nn.Linear(width, size)
         self.skip = nn.Linear(embedding, size)
-        init_parameters(self, generator)
-        for block in self.blocks:
-            zero_init(block.second)
-        zero_init(self.leave)
-        zero_init(self.skip)
-        if self.embed_class is not None:
-            nn.init.normal_(self.embed_class.weight, std=1.0, generator=generator)
+        self.start(generator, at_zero=[*(block.second for block in self.blocks), self.leave, self.skip])
 
     def forward(self, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        c = self.embed_time(embed_timestep(timestep, self.embedding_dim))
-        if self.embed_class is not None:
-            c = c + self.embed_class(condition)
-        c = F.silu(c)
+        c = self.embed(timestep, condition)
         x = x_t.flatten(1)
         h = self.enter(x)
         for block in self.blocks:
@@ -94,7 +109,7 @@ class _MlpBlock(nn.Module):
         return h + self.second(F.silu(inner))
 
 
-class UNet(nn.Module):
+class UNet(_Conditioned):
     """x_t (B, C, H, W) float32 -> predicted noise of the same shape. `num_blocks` is the number of levels."""
 
     def __init__(
@@ -105,7 +120,7 @@ class UNet(nn.Module):
         num_conditions: int,
         generator: torch.Generator,
     ):
-        super().__init__()
+        super().__init__(spec, num_conditions)
         if len(latent_shape) != 3:
             raise SpecError(f"denoiser.kind is 'unet' but latents have shape {latent_shape}; expected (C, H, W)")
         channels, height, _ = latent_shape
@@ -114,10 +129,8 @@ class UNet(nn.Module):
             raise SpecError(
                 f"denoiser.num_blocks is {spec.num_blocks}, which shrinks {height} pixels to {smallest}; use fewer"
             )
-        self.embedding_dim = embedding = spec.embedding_dim
+        embedding = spec.embedding_dim
         widths = [spec.width * min(2**level, 4) for level in range(spec.num_blocks)]
-        self.embed_time = nn.Linear(embedding, embedding)
-        self.embed_class = nn.Linear(num_conditions, embedding, bias=False) if num_conditions else None
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
         before = [widths[0], *widths[:-1]]
         self.down = nn.ModuleList(_ConvBlock(i, o, embedding) for i, o in zip(before, widths, strict=True))
@@ -126,19 +139,11 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_ConvBlock(a + w, w, embedding) for a, w in zip(after, widths, strict=True))
         self.norm = _group_norm(widths[0])
         self.leave = nn.Conv2d(widths[0], channels, 3, padding=1)
-        init_parameters(self, generator)
-        zero_init(self.leave)
-        for block in self.modules():
-            if isinstance(block, _ConvBlock):
-                zero_init(block.second)
-        if self.embed_class is not None:
-            nn.init.normal_(self.embed_class.weight, std=1.0, generator=generator)
+        blocks = [*self.down, self.middle, *self.up]
+        self.start(generator, at_zero=[self.leave, *(block.second for block in blocks)])
 
     def forward(self, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        c = self.embed_time(embed_timestep(timestep, self.embedding_dim))
-        if self.embed_class is not None:
-            c = c + self.embed_class(condition)
-        c = F.silu(c)
+        c = self.embed(timestep, condition)
         h = self.enter(x_t)
         passed = []
         for level, block in enumerate(self.down):
