@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -179,17 +179,15 @@ class KnowledgeBaseSearch:
         if num_probes is not None and (router is None or router.num_shards != len(self.shards)):
             raise SpecError(f"num_probes is {num_probes} but the base has no centroids of its shards; build it again")
         ids = np.concatenate([check_ids(s.trajectory_id, num_keys=len(s.keys)) for s in self.shards])
-        self._order = np.argsort(ids)
-        self._sorted_ids = ids[self._order]
-        self._first_row = np.cumsum([0] + [len(s.keys) for s in self.shards])
-        repeated = self._sorted_ids[1:][self._sorted_ids[1:] == self._sorted_ids[:-1]]
+        ids.sort()
+        repeated = ids[1:][ids[1:] == ids[:-1]]
         if len(repeated):
             raise ArtifactError(f"trajectory id {repeated[0]} is in the base twice; expected unique ids")
         # A query of nothing raises what every query would raise: unknown settings, no index, non-finite keys.
         self.query(np.empty((0, self.dim), np.float32), num_neighbors=1)
 
     def __len__(self) -> int:
-        return len(self._sorted_ids)
+        return sum(len(shard.keys) for shard in self.shards)
 
     @property
     def dim(self) -> int:
@@ -249,29 +247,34 @@ class KnowledgeBaseSearch:
         return self._gather("prototype", trajectory_ids, np.int32)
 
     def _gather(self, column: str, trajectory_ids: np.ndarray, dtype: type) -> np.ndarray:
-        row = self._rows_of(np.asarray(trajectory_ids))
-        shard_of = np.searchsorted(self._first_row, row, side="right") - 1
-        gathered = np.empty((len(row), *getattr(self.shards[0], column).shape[1:]), dtype)
-        for s in np.unique(shard_of):
-            here = shard_of == s
-            gathered[here] = getattr(self.shards[s], column)[row[here] - self._first_row[s]]
-        return gathered
+        return look_up_in_shards(
+            trajectory_ids, dtype, lambda ids: (shard.look_up(column, ids) for shard in self.shards)
+        )
 
-    def _rows_of(self, trajectory_ids: np.ndarray) -> np.ndarray:
-        """Row numbers, counted through all shards in their order, of (n,) ids."""
-        if trajectory_ids.ndim != 1:
-            raise InputError(f"got ids of shape {trajectory_ids.shape}; expected (n,)")
-        place = np.searchsorted(self._sorted_ids, trajectory_ids)
-        is_known = np.zeros(len(trajectory_ids), dtype=bool)
-        inside = place < len(self._sorted_ids)
-        is_known[inside] = self._sorted_ids[place[inside]] == trajectory_ids[inside]
-        if not is_known.all():
-            raise ArtifactError(
-                # Which id is not said: it may be the neighbour of a private record.
-                f"a trajectory asked for is not in the knowledge base of {len(self)} trajectories; -1 is padding, "
-                "any other id belongs to another base"
-            )
-        return self._order[place]
+
+def look_up_in_shards(
+    trajectory_ids: np.ndarray,
+    dtype: type,
+    ask_fn: Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray]]],
+) -> np.ndarray:
+    """Returns the rows of the ids (n,), (n, ...) in dtype. ask_fn: what OpenShard.look_up answers, of every shard.
+
+    Raises InputError for ids of another shape, ArtifactError for an id that no shard has.
+    """
+    ids = np.asarray(trajectory_ids)
+    if ids.ndim != 1:
+        raise InputError(f"got ids of shape {ids.shape}; expected (n,)")
+    is_known, gathered = np.zeros(len(ids), bool), None
+    for here, rows in ask_fn(ids):
+        if gathered is None:
+            gathered = np.empty((len(ids), *rows.shape[1:]), dtype)
+        is_known[here], gathered[here] = True, rows
+    if not is_known.all():
+        # Which id is not said: it may be the neighbour of a private record.
+        raise ArtifactError(
+            "a trajectory asked for is not in the knowledge base; -1 is padding, any other id is of another base"
+        )
+    return gathered
 
 
 def _group_by_set(allowed: Sequence[Collection[int]] | np.ndarray, num_queries: int) -> dict[frozenset[int], list[int]]:

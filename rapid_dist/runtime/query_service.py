@@ -18,7 +18,7 @@ from rapid_dist import errors
 from rapid_dist.knowledge_base.clusters import Router
 from rapid_dist.knowledge_base.files import ShardFiles, open_router, open_shard, shard_files
 from rapid_dist.knowledge_base.neighbors import Neighbors, merge_into, no_neighbors
-from rapid_dist.knowledge_base.search import OpenShard, TrajectorySearch
+from rapid_dist.knowledge_base.search import OpenShard, TrajectorySearch, look_up_in_shards
 from rapid_dist.runtime.session import placed
 from rapid_dist.specs import KnowledgeBaseSpec, RunSpec
 from rapid_dist.storage.manifest import Manifest
@@ -198,21 +198,12 @@ class QueryService:
         return found
 
     def _looked_up(self, column: str, trajectory_ids: np.ndarray, dtype: type) -> np.ndarray:
-        ids = np.asarray(trajectory_ids)
-        if ids.ndim != 1:
-            raise errors.InputError(f"got ids of shape {ids.shape}; expected (n,)")
-        requests = [(s, 0, "look_up", {"column": column, "trajectory_ids": ids}) for s in range(len(self._shards))]
-        is_known, gathered = np.zeros(len(ids), bool), None
-        for _, (here, rows) in self._answers(requests):
-            if gathered is None:
-                gathered = np.empty((len(ids), *rows.shape[1:]), dtype)
-            is_known[here], gathered[here] = True, rows
-        if not is_known.all():
-            # Which id is not said: it may be the neighbour of a private record.
-            raise errors.ArtifactError(
-                "a trajectory asked for is not in the knowledge base; -1 is padding, any other id is of another base"
-            )
-        return gathered
+        def ask(ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            arguments = {"column": column, "trajectory_ids": ids}
+            requests = [(s, 0, "look_up", arguments) for s in range(len(self._shards))]
+            return (answer for _, answer in self._answers(requests))
+
+        return look_up_in_shards(trajectory_ids, dtype, ask)
 
     def _answers(self, requests: Any) -> Iterator[tuple[int, Any]]:
         """(position, answer) of every request (shard, replica, call, arguments) once, as they come.
