@@ -52,6 +52,8 @@ def test_every_part_is_measured_and_the_ratio_is_their_sum(tiny_result):
     assert r.overhead_ratio == pytest.approx(sum(r.wall_ms[name] for name in PRIVACY_PARTS) / r.step_ms)
     assert r.wall_ms["ledger"] == pytest.approx(r.ledger_block_ms / r.steps_a_block)
     assert r.is_within_limit is (r.overhead_ratio <= r.limit)
+    assert r.clipping_engine == "linear"
+    assert r.opacus_over_ours > 0
 
 
 def test_the_asked_for_steps_are_taken_and_the_threads_given_back(tiny_result):
@@ -68,4 +70,5 @@ def test_the_table_says_what_json_says(tiny_result):
     for name in (*PRIVACY_PARTS, *OTHER_PARTS):
         assert f"\n{name} " in text
     assert f"{tiny_result.overhead_ratio:.2%} of the step" in text
+    assert f"takes {tiny_result.opacus_over_ours:.2f} of the CPU time of the engine linear" in text
     assert ("within" if tiny_result.is_within_limit else "over") + " the limit of 5%" in text
