@@ -1,7 +1,8 @@
 """Networks that predict the noise: one file each and one entry in the table.
 
 Every denoiser is called as f(x_t, timestep, condition) with x_t (B, *latent_shape) float32, timestep (B,) int64
-and condition (B, num_conditions) float32, a one-hot row a class or zeros for no class. No layer mixes examples.
+and condition (B, num_conditions) float32, a one-hot row a class or zeros for no class. No network
+mixes examples; training.plan.check_denoiser refuses one that does.
 """
 
 from __future__ import annotations
