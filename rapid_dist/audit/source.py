@@ -47,6 +47,7 @@ from rapid_dist.specs import (
     PrivacySpec,
     RunSpec,
     RuntimeSpec,
+    StatisticsSpec,
     TrainingSpec,
 )
 from rapid_dist.storage.manifest import Manifest, open_artifact, write_manifest
@@ -54,6 +55,7 @@ from rapid_dist.storage.stage import map_serially
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, read_all_images
 from rapid_dist.training.plan import build_plan, private_run
+from rapid_dist.training.private import local_statistics
 from rapid_dist.training.private_data import PrivateInputs, load_private_inputs, make_private_batch, start_model
 
 STEPS = 2
@@ -61,6 +63,7 @@ _NUM_WORKERS = 2  # whose shares of the records are added up here, so that a sha
 _DEBUG_KEY = 20261125  # inclusion and noise are held fixed
 _NUM_PROTOTYPES = 16
 _DRAWS = 3  # trajectories of a public image: enough that a query with other noise finds another prototype
+_STATISTICS_CLIP = 0.005  # below the norm of every latent here, so that a clip that is missing shows
 FIELDS = ("image", "label", "latent", "vote", "surrogate", "draws", "clipped gradient")
 
 
@@ -69,11 +72,13 @@ class Trace:
     """What the road did with a source.
 
     records: for each of FIELDS how often each (digest of the image, value of the field) occurs. votes: (classes,
-    prototypes) int64. clipped_sums, released: (STEPS, P) float64, before and after noise, in clipping norms.
+    prototypes) int64. statistics: (classes, size) float64, before noise. clipped_sums, released: (STEPS, P) float64,
+    before and after noise, in clipping norms.
     """
 
     records: dict[str, Counter]
     votes: np.ndarray
+    statistics: np.ndarray
     clipped_sums: np.ndarray
     released: np.ndarray
 
@@ -162,7 +167,8 @@ class Road:
             label = share.inputs.partition.label.numpy()
             rows = label if self.spec.data.num_classes else np.zeros_like(label)
             votes += count_votes(rows, share.inputs.prototype, votes.shape)
-        return Trace(records=records, votes=votes, clipped_sums=sums, released=released)
+        statistics = sum(local_statistics(share, self.spec) for share in shares)
+        return Trace(records=records, votes=votes, statistics=statistics, clipped_sums=sums, released=released)
 
     def _image_digests(self, images: Store, rank: int) -> list[bytes]:
         manifest = open_artifact(images, stage=INGEST, privacy_classes=("private",))
@@ -268,6 +274,7 @@ def _spec_of(settings: AuditSettings, kind: SourceKind) -> RunSpec:
             debug_fixed_key=_DEBUG_KEY,
         ),
         runtime=RuntimeSpec(clipping_engine=settings.clipping_engine),
+        statistics=StatisticsSpec(clip_norm=_STATISTICS_CLIP),
         training=TrainingSpec(
             steps=STEPS,
             objective=kind.objective,
@@ -344,6 +351,8 @@ def _compare(name: str, whole: Trace, rest: Trace, grid: float) -> list[Check]:
     found.append(_at_most(f"{name}: records that are gone", gone, 1))
     votes = float(np.linalg.norm((whole.votes - rest.votes).astype(np.float64)))
     found.append(_at_most(f"{name}: the votes move by (L2)", votes, 1))
+    statistics = float(np.linalg.norm(whole.statistics - rest.statistics))
+    found.append(_at_most(f"{name}: the class statistics move by (L2)", statistics, 1))
     moved = whole.clipped_sums - rest.clipped_sums
     lengths = np.linalg.norm(moved, axis=1)
     rounding = 1e-6 + _FLOAT32_ULP * float(np.linalg.norm(whole.clipped_sums, axis=1).max())

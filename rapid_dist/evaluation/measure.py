@@ -25,14 +25,15 @@ from rapid_dist.telemetry import headed
 
 NO_TEST = "no held-out images were given (data.test)"
 NO_CLASSES = "the run has no classes (data.num_classes is 0)"
+NO_PUBLIC_MODEL = "there is no public model (pretrain.steps is 0)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The images that evaluation reads; test is None when none were given."""
+    """The images that evaluation reads; test is None when none were given, public_only where no public model is."""
 
     synthetic: ImageTable
-    public_only: ImageTable
+    public_only: ImageTable | None
     train: ImageTable
     public: ImageTable
     test: ImageTable | None
@@ -102,6 +103,9 @@ def _measure_accuracies(spec, tables: Tables, measured: Measurements, train_fn, 
         "real": _subset(tables.train, len(tables.synthetic), spec.seed),
     }
     for name, table in sources.items():
+        if table is None:
+            measured.reasons[f"accuracy.{name}"] = NO_PUBLIC_MODEL
+            continue
         say_fn(headed("evaluate", f"classifier trained on {name} images"))
         model = train_fn(table.image, table.label, num_classes=num_classes)
         measured.accuracies[name] = accuracy_of(model, tables.test.image, tables.test.label)
@@ -133,9 +137,8 @@ def draw_grids(
 
     Images are drawn by seed, never picked.
     """
-    sources = [("public", tables.public_only), ("synthetic", tables.synthetic)]
-    if tables.test is not None:
-        sources.insert(0, ("real", tables.test))
+    given = [("real", tables.test), ("public", tables.public_only), ("synthetic", tables.synthetic)]
+    sources = [(name, table) for name, table in given if table is not None]
     size = tables.synthetic.image.shape[-1]
     scale = max(1, 40 // size)
     rows = []

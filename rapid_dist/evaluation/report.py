@@ -271,7 +271,7 @@ def build_run_report(
         run_facts={
             "objective": spec.training.objective,
             "split_step": spec.schedule.split_step,
-            "query_step": spec.schedule.query_step if spec.schedule.uses_retrieval else "no retrieval",
+            "query_step": spec.schedule.query_step if spec.uses_retrieval else "no retrieval",
             "noise multiplier": training["noise_multiplier"],
             "sample rate": training["sample_rate"],
         },

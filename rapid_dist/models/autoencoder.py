@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -79,7 +81,45 @@ class ConvAutoencoder(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, image) + 1e-4 * raw.square().mean()
 
 
-AUTOENCODERS = {"identity": IdentityAutoencoder, "conv": ConvAutoencoder}
+class PcaAutoencoder(nn.Module):
+    """Latents are coordinates along the leading principal components of the public images (Pearson 1901).
+
+    They share one scale, by which the mean squared norm of a public latent is latent_dim: coordinates keep their
+    relative sizes, so that noise of one size in all of them hides the small ones first.
+    """
+
+    def __init__(self, spec: AutoencoderSpec, *, image_shape: tuple[int, int, int], generator: torch.Generator):
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        pixels = math.prod(image_shape)
+        self.latent_shape = (min(spec.latent_dim, pixels),)
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("components", torch.zeros(pixels, *self.latent_shape))
+        self.register_buffer("scale", torch.ones(()))
+
+    def set_components(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
+        """Takes the leading eigenvectors of the public pixels' covariance, (P, P) float64, about their mean (P,)."""
+        values, vectors = torch.linalg.eigh(covariance)
+        size = self.latent_shape[0]
+        leading = vectors.flip(1)[:, :size]
+        # An eigenvector's sign is arbitrary: its largest entry is made positive, so that the same images give the same.
+        rows = leading.abs().argmax(dim=0)
+        leading = leading * leading[rows, torch.arange(size)].sign()
+        self.mean.copy_(mean)
+        self.components.copy_(leading)
+        self.scale.copy_((values.flip(0)[:size].clamp(min=0).sum() / size).sqrt().clamp(min=1e-6))
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) in [0, 1] -> latent (B, latent_dim)."""
+        return (image.flatten(1) - self.mean) @ self.components / self.scale
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Latent -> image (B, C, H, W), clamped to [0, 1]."""
+        pixels = (latent * self.scale) @ self.components.T + self.mean
+        return pixels.reshape(-1, *self.image_shape).clamp(0, 1)
+
+
+AUTOENCODERS = {"identity": IdentityAutoencoder, "conv": ConvAutoencoder, "pca": PcaAutoencoder}
 
 
 def build_autoencoder(spec: AutoencoderSpec, *, image_shape: tuple[int, int, int], generator: torch.Generator):

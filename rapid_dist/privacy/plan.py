@@ -19,6 +19,7 @@ from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import PaidSteps
 from rapid_dist.privacy.noise import add_noise_on_grid, draw_gaussian, grid_for
 from rapid_dist.privacy.release import histogram_charge
+from rapid_dist.privacy.statistics import statistics_charge
 
 
 class Summing(Protocol):
@@ -136,10 +137,11 @@ class PrivacyPlan:
         sample_rate: Probability with which each record joins a step.
         expected_batch_size: What noised sums are divided by: a public constant, never a count.
         max_grad_norm: The L2 norm that each record's gradient is clipped to.
-        noise_multiplier: Noise standard deviation over max_grad_norm.
-        steps: Training steps.
+        noise_multiplier: Noise standard deviation over max_grad_norm; without steps, that of the statistics.
+        steps: Training steps; 0 trains nothing.
         spare_steps: Steps paid for beforehand that restarts may lose.
         votes_noise_multiplier: Noise of the votes over one vote; None releases no votes.
+        statistics_noise_multiplier: Noise of the class statistics over their sensitivity; None releases none.
         is_private: False with a fixed debugging key.
 
     Guarantee: a step that this plan makes is one Poisson-subsampled Gaussian mechanism with the charge that
@@ -157,6 +159,7 @@ class PrivacyPlan:
     steps: int
     spare_steps: int
     votes_noise_multiplier: float | None
+    statistics_noise_multiplier: float | None = None
     is_private: bool = True
 
     @property
@@ -193,6 +196,11 @@ class PrivacyPlan:
     def votes_charge(self) -> Charge | None:
         return None if self.votes_noise_multiplier is None else histogram_charge(self.votes_noise_multiplier)
 
+    def statistics_charge(self) -> Charge | None:
+        """What the release of class statistics costs, None where there is none."""
+        noise = self.statistics_noise_multiplier
+        return None if noise is None else statistics_charge(noise)
+
     def ledger_terms(self) -> dict[str, Any]:
         """The plan's target as join_ledger and open_ledger want it."""
         names = ("target_epsilon", "target_delta", "neighboring_relation", "unit")
@@ -200,8 +208,15 @@ class PrivacyPlan:
 
     def planned_charges(self) -> tuple[Charge, ...]:
         """Everything the run will charge if nothing goes wrong, spare steps not included."""
-        votes = self.votes_charge()
-        return (*((votes,) if votes else ()), self.training_charge(self.steps))
+        return self._charges(self.steps)
+
+    def most_charges(self) -> tuple[Charge, ...]:
+        """Everything the run may charge, spare steps included."""
+        return self._charges(self.steps + self.spare_steps)
+
+    def _charges(self, steps: int) -> tuple[Charge, ...]:
+        training = self.training_charge(steps) if self.steps else None
+        return tuple(c for c in (self.votes_charge(), self.statistics_charge(), training) if c is not None)
 
     def planned_epsilon(self) -> EpsilonResult:
         """What the run will cost. Raises PrivacyError when the accountants disagree."""
@@ -214,17 +229,23 @@ class PrivacyPlan:
 
 
 def calibrated_plan(*, noise_multiplier: float | None, is_private: bool = True, **terms: Any) -> PrivacyPlan:
-    """Returns a plan whose votes, steps and spare steps together cost at most its target.
+    """Returns a plan whose releases, steps and spare steps together cost at most its target.
 
     Args:
-        noise_multiplier: Taken as it is where it is given; None has the least that fits calibrated.
+        noise_multiplier: Taken as it is where it is given; None has the least that fits calibrated. Without steps it
+            is that of the statistics.
         is_private: False with a fixed debugging key.
         terms: The other fields of PrivacyPlan.
 
     Raises SpecError when the stated noise is too little for the target, or the votes alone exceed it.
     """
-    votes = terms["votes_noise_multiplier"]
-    others = () if votes is None else (histogram_charge(votes),)
+    if not terms["steps"]:
+        return _plan_of_statistics(noise_multiplier, is_private=is_private, **terms)
+    votes, statistics = terms["votes_noise_multiplier"], terms.get("statistics_noise_multiplier")
+    others = (
+        *(() if votes is None else (histogram_charge(votes),)),
+        *(() if statistics is None else (statistics_charge(statistics),)),
+    )
     found = noise_multiplier
     if found is None:
         found = calibrate_noise_multiplier(
@@ -240,10 +261,33 @@ def calibrated_plan(*, noise_multiplier: float | None, is_private: bool = True, 
     return plan
 
 
+def _plan_of_statistics(noise_multiplier: float | None, *, is_private: bool, **terms: Any) -> PrivacyPlan:
+    """Returns a plan without training steps, whose statistics have the least noise that fits the target."""
+    stated = terms.pop("statistics_noise_multiplier", None) or noise_multiplier
+    votes = terms["votes_noise_multiplier"]
+    found = stated
+    if found is None:
+        # One step at rate 1 is the same mechanism but for the rounding of the accountant, which the loop makes up for.
+        found = calibrate_noise_multiplier(
+            target_epsilon=terms["target_epsilon"],
+            delta=terms["target_delta"],
+            sample_rate=1.0,
+            num_steps=1,
+            other_charges=() if votes is None else (histogram_charge(votes),),
+        )
+        budget = Budget(terms["target_epsilon"], terms["target_delta"])
+        others = () if votes is None else (histogram_charge(votes),)
+        while not budget.fits((*others, statistics_charge(found))):
+            found *= 1 + 1e-6
+    plan = PrivacyPlan(noise_multiplier=found, statistics_noise_multiplier=found, is_private=is_private, **terms)
+    if stated is not None:
+        _require_fit(plan)
+    return plan
+
+
 def _require_fit(plan: PrivacyPlan) -> None:
     """Raises SpecError when noise that was stated is too little for the target."""
-    votes = plan.votes_charge()
-    charges = (*((votes,) if votes else ()), plan.training_charge(plan.steps + plan.spare_steps))
+    charges = plan.most_charges()
     budget = Budget(plan.target_epsilon, plan.target_delta)
     if not budget.fits(charges):
         raise SpecError(

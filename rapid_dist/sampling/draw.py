@@ -15,7 +15,8 @@ from rapid_dist.models.autoencoder import to_pixels
 from rapid_dist.models.denoisers import one_hot_condition
 from rapid_dist.models.public import PublicModels
 from rapid_dist.privacy.release import vote_shares
-from rapid_dist.sampling.starts import VotedPrototypes, public_labels, retrieve_starts
+from rapid_dist.privacy.statistics import ClassGaussians
+from rapid_dist.sampling.starts import VotedPrototypes, draw_starts, public_labels, retrieve_starts
 from rapid_dist.seeding import draw_normals, draw_uniforms, make_rng
 from rapid_dist.specs import RunSpec
 
@@ -82,7 +83,8 @@ def evaluations_per_image(spec: RunSpec) -> dict[str, int]:
     """Denoiser evaluations one image takes, and what a run over all timesteps would have taken."""
     schedule, sampling = spec.schedule, spec.sampling
     per_step = evaluations_per_step(sampling.guidance)
-    public = len(public_timesteps(schedule, sampling.num_steps)) if schedule.uses_retrieval else 0
+    is_retrieved = spec.uses_retrieval and not spec.releases_statistics
+    public = len(public_timesteps(schedule, sampling.num_steps)) if is_retrieved else 0
     private = len(private_timesteps(schedule, sampling.num_steps)) * per_step
     full = len(full_timesteps(schedule, sampling.num_steps)) * per_step
     return {"public": public, "private": private, "per_image": public + private, "full_run": full}
@@ -118,9 +120,12 @@ def sample_private(
     label: np.ndarray,
     *,
     device: str,
+    gaussians: ClassGaussians | None = None,
 ) -> np.ndarray:
     """Images (n, C, H, W) uint8 of the private model; image i depends on (seed, index i, label i) alone."""
-    if search is not None:
+    if gaussians is not None:
+        x_t = draw_starts(spec, models, gaussians, index, label, device=device)
+    elif search is not None:
         x_t = retrieve_starts(spec, models, search, index, label, voted, device=device)
     else:
         x_t = torch.from_numpy(draw_normals(spec.sampling.seed, "start", index, models.latent_shape)).to(device)
@@ -158,10 +163,12 @@ def private_sampler(
     *,
     num_prototypes: int,
     device: str,
+    gaussians: ClassGaussians | None = None,
 ) -> Draw:
-    """draw(index (n,), label (n,)) -> images (n, C, H, W) uint8; post-processing of the model and the votes.
+    """draw(index (n,), label (n,)) -> images (n, C, H, W) uint8; post-processing of the model and what was released.
 
-    noisy_votes: (classes, prototypes), needed where sampling.starts is votes.
+    noisy_votes: (classes, prototypes), needed where sampling.starts is votes. gaussians: fitted to the released
+    statistics, needed where it is statistics.
     """
     voted = None
     if search is not None and spec.sampling.starts == "votes":
@@ -171,6 +178,6 @@ def private_sampler(
         )
 
     def draw(index: np.ndarray, label: np.ndarray) -> np.ndarray:
-        return sample_private(spec, models, denoiser, search, voted, index, label, device=device)
+        return sample_private(spec, models, denoiser, search, voted, index, label, device=device, gaussians=gaussians)
 
     return draw

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from rapid_dist.diffusion.process import public_timesteps
+from rapid_dist.diffusion.process import add_noise, public_timesteps, value_timestep
 from rapid_dist.diffusion.sampler import run_ddim
 from rapid_dist.knowledge_base.search import TrajectorySearch, allowed_public_labels, nearest_trajectories
 from rapid_dist.models.denoisers import one_hot_condition
 from rapid_dist.models.public import PublicModels
+from rapid_dist.privacy.statistics import ClassGaussians, fit_gaussians
 from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
+from rapid_dist.training.plan import statistics_terms
 
 PROTOTYPE_NEIGHBORS = 16  # entries of a drawn prototype, nearest to the public state, that a sample may start from
 
@@ -55,6 +58,33 @@ def public_labels(
             rows = np.flatnonzero(label == private_class)
             chosen[rows] = np.asarray(allowed)[(uniform[rows] * len(allowed)).astype(np.int64)]
     return chosen
+
+
+def fitted_statistics(
+    spec: RunSpec, noisy: np.ndarray | None, latent_shape: tuple[int, ...], noise_multiplier: float | None
+) -> ClassGaussians | None:
+    """Returns the Gaussians that samples start from, fitted to the released statistics; None for other starts."""
+    if not spec.releases_statistics or noisy is None or noise_multiplier is None:
+        return None
+    return fit_gaussians(noisy, statistics_terms(spec, latent_shape), noise_multiplier=noise_multiplier)
+
+
+def draw_starts(
+    spec: RunSpec, models: PublicModels, gaussians: ClassGaussians, index: np.ndarray, label: np.ndarray, *, device: str
+) -> torch.Tensor:
+    """Starts (n, *latent_shape) float32 at the split: a draw of the class's Gaussian, noised to the value's timestep.
+
+    No denoiser is evaluated. With split_step 0 the draw itself is the result.
+    """
+    shape, seed = models.latent_shape, spec.sampling.seed
+    normals = draw_normals(seed, "statistics", index, (math.prod(shape),))
+    drawn = gaussians.draw(label.clip(min=0), normals.astype(np.float64))
+    x0 = torch.from_numpy(drawn.astype(np.float32)).reshape(len(index), *shape).to(device)
+    if spec.schedule.split_step == 0:
+        return x0
+    noise = torch.from_numpy(draw_normals(seed, "start", index, shape)).to(device)
+    timestep = torch.full((len(index),), value_timestep(spec.schedule), dtype=torch.int64, device=device)
+    return add_noise(x0, timestep, noise, models.alphas_cumprod)
 
 
 def retrieve_starts(

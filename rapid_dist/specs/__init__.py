@@ -1,5 +1,6 @@
 """What a run is, as frozen values: parsed from YAML, checked when made, digested, never guessed."""
 
+from rapid_dist.specs.private import PrivacySpec, StatisticsSpec, TrainingSpec
 from rapid_dist.specs.run import RunSpec, load_spec, parse_spec
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
@@ -9,11 +10,9 @@ from rapid_dist.specs.sections import (
     ExtractorSpec,
     KnowledgeBaseSpec,
     PretrainSpec,
-    PrivacySpec,
     RuntimeSpec,
     SamplingSpec,
     ScheduleSpec,
-    TrainingSpec,
 )
 
 __all__ = [
@@ -29,6 +28,7 @@ __all__ = [
     "RuntimeSpec",
     "SamplingSpec",
     "ScheduleSpec",
+    "StatisticsSpec",
     "TrainingSpec",
     "load_spec",
     "parse_spec",

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from rapid_dist.errors import SpecError
 from rapid_dist.specs.files import read_mapping, read_spec_file
 from rapid_dist.specs.parsing import Section, from_mapping, require, settings, to_plain
+from rapid_dist.specs.private import PrivacySpec, StatisticsSpec, TrainingSpec
 from rapid_dist.specs.sections import (
     AutoencoderSpec,
     DataSpec,
@@ -19,11 +20,9 @@ from rapid_dist.specs.sections import (
     ExtractorSpec,
     KnowledgeBaseSpec,
     PretrainSpec,
-    PrivacySpec,
     RuntimeSpec,
     SamplingSpec,
     ScheduleSpec,
-    TrainingSpec,
 )
 from rapid_dist.storage.digest import digest_of
 
@@ -41,6 +40,7 @@ class RunSpec:
     pretrain: Section[PretrainSpec] = Field(default_factory=PretrainSpec)
     extractor: Section[ExtractorSpec] = Field(default_factory=ExtractorSpec)
     knowledge_base: Section[KnowledgeBaseSpec] = Field(default_factory=KnowledgeBaseSpec)
+    statistics: Section[StatisticsSpec] = Field(default_factory=StatisticsSpec)
     training: Section[TrainingSpec] = Field(default_factory=TrainingSpec)
     sampling: Section[SamplingSpec] = Field(default_factory=SamplingSpec)
     evaluation: Section[EvaluationSpec] = Field(default_factory=EvaluationSpec)
@@ -48,7 +48,7 @@ class RunSpec:
 
     @model_validator(mode="after")
     def _check(self) -> RunSpec:
-        retrieval = self.schedule.uses_retrieval
+        retrieval = self.schedule.has_split
         votes = self.privacy.votes_noise_multiplier is not None
         classes = self.data.num_classes
         require(
@@ -67,6 +67,7 @@ class RunSpec:
             self.sampling.starts != "votes" or retrieval,
             "sampling.starts is 'votes' but retrieval is off (split_step equals num_train_timesteps)",
         )
+        self._check_statistics()
         proportions = self.sampling.class_proportions
         require(
             proportions is None or len(proportions) == classes,
@@ -80,9 +81,54 @@ class RunSpec:
             )
         require(
             self.denoiser.kind != "unet" or self.autoencoder.kind == "identity",
-            "denoiser.kind is 'unet' but autoencoder.kind is 'conv', whose latents are flat; use residual_mlp",
+            f"denoiser.kind is 'unet' but autoencoder.kind is {self.autoencoder.kind!r}, whose latents are flat; use "
+            "residual_mlp",
         )
         return self
+
+    def _check_statistics(self) -> None:
+        """Refuses a release that nothing uses or pays for, and starts that nothing releases."""
+        split, steps, noise = self.schedule.split_step, self.training.steps, self.statistics.noise_multiplier
+        require(
+            self.releases_statistics or noise is None,
+            f"statistics.noise_multiplier is {noise} but sampling.starts is {self.sampling.starts!r}, so nobody would "
+            "use what is released and paid for; set sampling.starts to 'statistics'",
+        )
+        require(
+            not self.releases_statistics or steps == 0 or noise is not None,
+            "sampling.starts is 'statistics' but statistics.noise_multiplier is not set; with training.steps above 0 "
+            "state it, and the noise of training is calibrated to the rest of the target",
+        )
+        require(
+            split > 0 or (self.releases_statistics and steps == 0),
+            "schedule.split_step is 0, which leaves the private model nothing to do; that needs sampling.starts "
+            "'statistics' and training.steps 0",
+        )
+        require(
+            steps > 0 or split == 0,
+            f"training.steps is 0 but schedule.split_step is {split}, below which nothing would be trained; set "
+            "split_step to 0 with sampling.starts 'statistics'",
+        )
+        require(
+            not self.releases_statistics or self.schedule.has_split,
+            "sampling.starts is 'statistics' but split_step equals num_train_timesteps, where every start is pure "
+            "noise; lower split_step",
+        )
+
+    @property
+    def releases_statistics(self) -> bool:
+        """Whether statistics of the private classes are released, for samples to start from."""
+        return self.sampling.starts == "statistics"
+
+    @property
+    def uses_retrieval(self) -> bool:
+        """Whether anything is looked up in the knowledge base, so that one has to be built."""
+        looks_up = (
+            not self.releases_statistics
+            or self.training.objective == "surrogate"
+            or self.privacy.votes_noise_multiplier is not None
+        )
+        return self.schedule.has_split and looks_up
 
     def to_plain(self) -> dict[str, Any]:
         return to_plain(self)

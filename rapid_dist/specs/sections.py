@@ -151,12 +151,12 @@ class DataSpec:
 class AutoencoderSpec:
     """From images to latents, trained on public images only."""
 
-    kind: Literal["identity", "conv"] = Field(
+    kind: Literal["identity", "conv", "pca"] = Field(
         default="identity",
         description="identity: latents are pixels in [-1, 1]; conv: a small convolutional autoencoder with flat "
-        "latents.",
+        "latents; pca: the leading principal components of the public images, with nothing to train.",
     )
-    latent_dim: Count = Field(default=64, description="How many numbers a latent of conv has.")
+    latent_dim: Count = Field(default=64, description="How many numbers a latent of conv or pca has.")
     width: Count = Field(default=32, description="How many channels the first convolution of conv has.")
     steps: Count = Field(default=2000, description="How many training steps conv takes.")
     batch_size: Count = Field(default=256, description="How many public images a training step of conv sees.")
@@ -196,7 +196,8 @@ class ScheduleSpec:
     split_step: StrictInt = Field(
         default=700,
         description="Where the retrieved trajectory ends and the private model starts, which trains on timesteps below "
-        "it. It is below query_step, or equal to num_train_timesteps, which turns retrieval off.",
+        "it. It is below query_step, or equal to num_train_timesteps, which turns retrieval off; 0 leaves the start "
+        "as it is, where sampling.starts is statistics.",
     )
     query_step: StrictInt = Field(
         default=800,
@@ -211,7 +212,7 @@ class ScheduleSpec:
             self.beta_start <= self.beta_end,
             f"schedule betas are {self.beta_start} to {self.beta_end}; expected 0 < start <= end < 1",
         )
-        require(1 <= split <= total, f"schedule.split_step is {split}; expected 1 to num_train_timesteps {total}")
+        require(0 <= split <= total, f"schedule.split_step is {split}; expected 0 to num_train_timesteps {total}")
         require(
             0 <= query < total,
             f"schedule.query_step is {query}; expected 0 to num_train_timesteps - 1 = {total - 1}",
@@ -224,8 +225,8 @@ class ScheduleSpec:
         return self
 
     @property
-    def uses_retrieval(self) -> bool:
-        """Whether sampling starts from the knowledge base; split_step == T is plain DP fine-tuning."""
+    def has_split(self) -> bool:
+        """Whether the private model starts below the last timestep; split_step == T is plain DP fine-tuning."""
         return self.split_step < self.num_train_timesteps
 
 
@@ -233,7 +234,12 @@ class ScheduleSpec:
 class PretrainSpec:
     """Public training of the denoiser over all timesteps."""
 
-    steps: Count = Field(default=3000, description="How many training steps the public denoiser takes.")
+    steps: StrictInt = Field(
+        default=3000,
+        ge=0,
+        description="How many training steps the public denoiser takes; 0 leaves it untrained, and no "
+        "public-only samples are drawn.",
+    )
     batch_size: Count = Field(default=256, description="How many public images a training step sees.")
     learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of public training.")
     label_dropout: Number = Field(
@@ -258,7 +264,9 @@ class ExtractorSpec:
 
     feature_dim: Count = Field(default=64, description="How many numbers a retrieval feature has.")
     width: Count = Field(default=256, description="How many hidden units the extractor has.")
-    steps: Count = Field(default=600, description="How many training steps the extractor takes.")
+    steps: StrictInt = Field(
+        default=600, ge=0, description="How many training steps the extractor takes; 0 leaves it untrained."
+    )
     batch_size: Count = Field(
         default=256, description="How many public images a training step sees, two views of each."
     )
@@ -319,115 +327,6 @@ class KnowledgeBaseSpec:
     )
 
 
-@settings("privacy")
-class PrivacySpec:
-    """Everything the guarantee depends on. All values are public constants; none is read off the private data."""
-
-    target_epsilon: Number = Field(
-        gt=0, le=100, description="The epsilon that all releases of the run together may not exceed."
-    )
-    target_delta: Number = Field(
-        gt=0, lt=1, description="The delta that epsilon is stated at, at most 1/nominal_size; 1/(10 N) is customary."
-    )
-    sample_rate: Number = Field(
-        gt=0,
-        le=1,
-        description="The probability with which a private record is in a training step (Poisson sampling), over all "
-        "workers together.",
-    )
-    nominal_size: Count = Field(
-        description="A public statement of about how many private records there are. It is never counted."
-    )
-    neighboring_relation: Literal["add_or_remove_one"] = Field(
-        default="add_or_remove_one", description="What one record may change for the guarantee: be in the data or not."
-    )
-    unit: str = Field(default="one image", description="What one private record is, in the words of the statement.")
-    max_grad_norm: PositiveNumber = Field(
-        default=1.0, description="The L2 norm that each record's gradient is clipped to before the sum."
-    )
-    spare_steps: StrictInt = Field(
-        default=0, ge=0, description="How many training steps are paid for beforehand that restarts may lose."
-    )
-    votes_noise_multiplier: PositiveNumber | None = Field(
-        default=None,
-        description="Noise stddev over sensitivity of the class votes for public prototypes, a charged release; null "
-        "releases no votes.",
-    )
-    noise_multiplier: PositiveNumber | None = Field(
-        default=None,
-        description="Noise stddev over max_grad_norm in training; null is the least that fits the target, found by "
-        "calibration.",
-    )
-    study: str | None = Field(
-        default=None,
-        description="The name of a study in the dataset's ledger whose charges this run's statement counts as well; "
-        "null is none.",
-    )
-    debug_fixed_key: StrictInt | None = Field(
-        default=None,
-        description="A fixed key that makes noise repeatable for debugging. It stamps NOT PRIVATE on everything; null "
-        "draws a secret key.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> PrivacySpec:
-        require(
-            self.target_delta <= 1 / self.nominal_size,
-            f"privacy.target_delta is {self.target_delta:g}, more than 1/N = {1 / self.nominal_size:.3g} for "
-            f"nominal_size {self.nominal_size}; at that delta a whole record may leak; use at most 1/(10 N)",
-        )
-        return self
-
-    @property
-    def expected_batch_size(self) -> float:
-        """The public constant that the noised gradient sum is divided by."""
-        return self.sample_rate * self.nominal_size
-
-
-@settings("training")
-class TrainingSpec:
-    """Private training; none of these values changes epsilon except steps."""
-
-    steps: Count = Field(
-        default=500, description="How many private training steps there are, each paid for in the ledger."
-    )
-    objective: Literal["denoise", "surrogate"] = Field(
-        default="denoise", description="denoise learns on fresh noise, surrogate on the path from the retrieved latent."
-    )
-    timestep_power: PositiveNumber = Field(
-        default=1.0,
-        description="Timesteps are split_step * u^power with u uniform in [0, 1); above 1 favours small timesteps.",
-    )
-    noise_multiplicity: Count = Field(
-        default=4, description="How many noise draws are averaged within an example before its gradient is clipped."
-    )
-    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of private training.")
-    decay_fraction: Number = Field(
-        default=0.3, ge=0, le=1, description="The last share of the steps, over which the learning rate falls to zero."
-    )
-    ema_decay: Number = Field(
-        default=0.99,
-        ge=0,
-        lt=1,
-        description="The decay a step of the moving average of weights; 0 keeps the last weights.",
-    )
-    label_dropout: Number = Field(
-        default=0.1, ge=0, lt=1, description="The share of examples trained without their class; 0 turns guidance off."
-    )
-    class_init: Literal["distinct", "votes", "zero"] = Field(
-        default="distinct",
-        description="Where private class embeddings start: at distinct vectors, at what the class votes say, or at "
-        "zero.",
-    )
-    checkpoint_every: Count = Field(
-        default=50,
-        description="How many steps lie between checkpoints; it is also the block in which the ledger is charged.",
-    )
-    seed: StrictInt = Field(
-        default=0, description="The seed of timesteps and diffusion noise. The privacy noise has a secret."
-    )
-
-
 @settings("sampling")
 class SamplingSpec:
     """How samples are drawn; all of it is post-processing of the private model."""
@@ -445,10 +344,10 @@ class SamplingSpec:
         ge=0,
         description="The weight of classifier-free guidance; 0 is off and costs one evaluation a step, not two.",
     )
-    starts: Literal["nearest", "votes"] = Field(
+    starts: Literal["nearest", "statistics", "votes"] = Field(
         default="nearest",
-        description="What a sample starts from: the nearest neighbour of a public state, or a trajectory of a "
-        "prototype drawn by class votes.",
+        description="What a sample starts from: the nearest neighbour of a public state, a trajectory of a prototype "
+        "drawn by class votes, or a draw from the released statistics of its class, noised to split_step.",
     )
     class_proportions: ListOf[Number] | None = Field(
         default=None,

@@ -42,6 +42,7 @@ SEARCHABLE = (
     "privacy.sample_rate",
     "privacy.max_grad_norm",
     "privacy.votes_noise_multiplier",
+    "statistics",
     "training",
     "sampling",
 )
@@ -199,7 +200,7 @@ class TuneSpec:
             "use searcher random, or mode compose",
         )
         costly = [n for n in self.space if n.startswith("privacy.") and n != "privacy.max_grad_norm"]
-        costly += [n for n in self.space if n == "training.steps"]
+        costly += [n for n in self.space if n in ("training.steps", "statistics.noise_multiplier", "sampling.starts")]
         require(
             not costly,
             f"tune.space has {', '.join(costly)} in mode 'repeat_select', where every trial must cost the same; leave "
@@ -229,6 +230,10 @@ class StudySpec:
         require(
             self.tune.score_name != "noisy_accuracy" or self.run.data.num_classes > 0,
             "tune.objective is 'noisy_accuracy' but data.num_classes is 0; accuracy needs classes: use public_fid",
+        )
+        require(
+            self.run.training.steps > 0,
+            "training.steps is 0 in a study; trials are scored while they train: set the steps of the base run",
         )
         return self
 

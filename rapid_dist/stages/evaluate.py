@@ -25,17 +25,19 @@ def run_evaluate(
     spec: RunSpec,
     *,
     samples: Store,
-    public_samples: Store,
+    public_samples: Store | None,
     private: Store,
     public: Store,
     test: Store | None,
     out: Store,
     stage_seconds: dict[str, float],
 ) -> Manifest:
-    """Writes report.json, report.html, grid.png, and the shareable pair without private figures or images."""
-    stores = {"samples": samples, "public_samples": public_samples, "private": private, "public": public}
-    if test is not None:
-        stores["test"] = test
+    """Writes report.json, report.html, grid.png, and the shareable pair without private figures or images.
+
+    public_samples: None where there is no public model. test: None where no held-out images are given.
+    """
+    given = {"samples": samples, "public_samples": public_samples, "private": private, "public": public, "test": test}
+    stores = {name: store for name, store in given.items() if store is not None}
     stages = {"samples": SAMPLE, "public_samples": SAMPLE_PUBLIC}
     inputs = {name: open_artifact(store, stage=stages.get(name, INGEST)).digest for name, store in stores.items()}
     folder = StageFolder(
@@ -73,7 +75,7 @@ def _evaluate(
     read = {name: read_all_images(store, manifests[name]) for name, store in stores.items()}
     tables = Tables(
         synthetic=read["samples"],
-        public_only=read["public_samples"],
+        public_only=read.get("public_samples"),
         train=read["private"],
         public=read["public"],
         test=read.get("test"),

@@ -151,7 +151,7 @@ class RunFolder:
     @property
     def knowledge_base(self) -> Store | None:
         """The knowledge base, None where nothing is retrieved."""
-        return self.store(layout.KNOWLEDGE_BASE) if self.spec.schedule.uses_retrieval else None
+        return self.store(layout.KNOWLEDGE_BASE) if self.spec.uses_retrieval else None
 
 
 @contextmanager
@@ -231,7 +231,7 @@ def _build_knowledge_base(run: RunFolder) -> list[StageResult]:
 
     results: list[StageResult] = []
     if run.knowledge_base is None:
-        say(headed("build-kb", "not needed: split_step equals num_train_timesteps, so nothing is retrieved"))
+        say(headed("build-kb", "not needed: nothing is retrieved (by schedule.split_step or sampling.starts)"))
         return results
     finished = read_manifest(run.knowledge_base)
     is_whole = finished is None or not damaged_files(run.knowledge_base, finished)
@@ -266,6 +266,9 @@ def _sample(run: RunFolder) -> list[StageResult]:
     pretrain, samples, public = (run.store(f) for f in (layout.PRETRAIN, layout.SAMPLES, layout.PUBLIC_SAMPLES))
     with _told(run, "sample", samples, results):
         run_sample(run.spec, pretrain, run.knowledge_base, run.store(layout.TRAIN), samples)
+    if run.spec.pretrain.steps == 0:
+        say(headed("sample public-only", "not possible: pretrain.steps is 0, so there is no public model"))
+        return results
     with _told(run, "sample public-only", public, results):
         run_sample_public_only(run.spec, pretrain, public)
     return results
@@ -280,7 +283,7 @@ def _evaluate(run: RunFolder) -> list[StageResult]:
         run_evaluate(
             run.spec,
             samples=run.store(layout.SAMPLES),
-            public_samples=run.store(layout.PUBLIC_SAMPLES),
+            public_samples=run.store(layout.PUBLIC_SAMPLES) if run.spec.pretrain.steps else None,
             private=run.private,
             public=run.public,
             test=run.test,

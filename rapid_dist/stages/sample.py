@@ -20,6 +20,7 @@ from rapid_dist.runtime.parts import map_parts
 from rapid_dist.runtime.query_service import routing_section, served_search
 from rapid_dist.runtime.session import available_cpus
 from rapid_dist.sampling.draw import Draw, evaluations_per_image, private_sampler, sample_labels, sample_public_only
+from rapid_dist.sampling.starts import fitted_statistics
 from rapid_dist.specs import RunSpec
 from rapid_dist.stages.train import TRAIN, WEIGHTS
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_file
@@ -27,7 +28,7 @@ from rapid_dist.storage.stage import FinishedParts, StageFolder
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import ImageTable, table_arrays, write_images
 from rapid_dist.telemetry import headed, say
-from rapid_dist.training.private import VOTES
+from rapid_dist.training.private import STATISTICS, VOTES
 
 SAMPLE = "sample"
 SAMPLE_PUBLIC = "sample_public_only"
@@ -38,7 +39,7 @@ def run_sample(spec: RunSpec, pretrain: Store, knowledge_base: Store | None, tra
     trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
     inputs = {"train": trained.digest, "pretrain": _digest(pretrain, PRETRAIN)}
     base = None
-    if spec.schedule.uses_retrieval:
+    if spec.uses_retrieval:
         base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         _require_same_base(knowledge_base, base, trained)
         inputs["knowledge_base"] = base.digest
@@ -82,7 +83,7 @@ def draw_samples(
     trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
     open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",))
     base = None
-    if spec.schedule.uses_retrieval:
+    if spec.uses_retrieval:
         base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         _require_same_base(knowledge_base, base, trained)
     if trained.not_private_reasons:
@@ -177,16 +178,26 @@ def _open_private_draw(
     ).to(device)
     load_into(denoiser, read_weights(train, trained, WEIGHTS), where=f"{train.uri}/{WEIGHTS}")
     denoiser.eval().requires_grad_(False)
-    noisy = None
-    if spec.schedule.uses_retrieval:
+    noisy, gaussians = None, None
+    if spec.releases_statistics:
+        released = _released(train, trained, STATISTICS)["noisy_statistics"]
+        noise_multiplier = trained.facts["statistics_noise_multiplier"]
+        gaussians = fitted_statistics(spec, released, models.latent_shape, noise_multiplier)
+    if spec.uses_retrieval:
         if search is None:
             search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)
         if spec.sampling.starts == "votes":
-            entry = next(f for f in trained.files if f.path == VOTES)
-            noisy = table_arrays(read_file(train, entry), where=entry.path)["noisy_votes"]
+            noisy = _released(train, trained, VOTES)["noisy_votes"]
         search = MeasuredSearch(search, current_recorder(), "sample")
     num_prototypes = 0 if base is None else base.facts["num_prototypes"]
-    return private_sampler(spec, models, denoiser, search, noisy, num_prototypes=num_prototypes, device=device)
+    return private_sampler(
+        spec, models, denoiser, search, noisy, num_prototypes=num_prototypes, device=device, gaussians=gaussians
+    )
+
+
+def _released(train: Store, trained: Manifest, path: str) -> dict[str, np.ndarray]:
+    entry = next(f for f in trained.files if f.path == path)
+    return table_arrays(read_file(train, entry), where=entry.path)
 
 
 def _make_public_sampler(spec: RunSpec, pretrain: Store, out: Store) -> Callable[[int], dict[str, Any]]:

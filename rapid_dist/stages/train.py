@@ -29,7 +29,15 @@ from rapid_dist.storage.tables import INGEST
 from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree
 from rapid_dist.training.plan import build_plan, private_run
-from rapid_dist.training.private import VOTES, BlockEnd, open_attempt, release_votes, train_attempt
+from rapid_dist.training.private import (
+    STATISTICS,
+    VOTES,
+    BlockEnd,
+    open_attempt,
+    release_statistics,
+    release_votes,
+    train_attempt,
+)
 from rapid_dist.training.private_data import load_private_inputs, start_model
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
@@ -80,7 +88,7 @@ def run_train(
         "pretrain": open_artifact(pretrain, stage=PRETRAIN, privacy_classes=("public",)).digest,
     }
     base = None
-    if spec.schedule.uses_retrieval:
+    if spec.uses_retrieval:
         base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         inputs["knowledge_base"] = base.digest
     folder = StageFolder(out, stage=TRAIN, spec=train_sections(spec), inputs=inputs)
@@ -139,6 +147,7 @@ def run_train(
             "steps": answer["step"],
             "completed": answer["completed"],
             "job": job,
+            "statistics_noise_multiplier": plan.statistics_noise_multiplier,
             "attempts": len(paid.attempts_of(job)),
             "dataset": {**paid.target, "spent_epsilon": paid.spent_epsilon()},
             "noise_multiplier": plan.noise_multiplier,
@@ -151,7 +160,8 @@ def run_train(
 def train_sections(spec: RunSpec) -> dict[str, Any]:
     """Returns what a private model depends on besides its inputs; privacy.study is among it."""
     return {
-        **spec.sections("denoiser", "schedule", "privacy", "training"),
+        **spec.sections("denoiser", "schedule", "privacy", "statistics", "training"),
+        "releases_statistics": spec.releases_statistics,
         "num_classes": spec.data.num_classes,
         "label_map": {str(k): v for k, v in spec.knowledge_base.label_map.items()},
         **routing_section(spec),
@@ -227,6 +237,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         ),
     )
     votes = release_votes(inputs, spec, plan, attempt, collective, out)
+    statistics = release_statistics(inputs, spec, plan, attempt, collective, out)
     model = start_model(spec, inputs, votes).to(device)
 
     def watch(state: TrainState) -> Callable[[int], None]:
@@ -236,7 +247,15 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     scorer: Scorer | None = arguments.get("scorer")
 
     def block_end(state: TrainState) -> BlockEnd:
-        return BlockEnd(state=state, inputs=inputs, votes=votes, attempt=attempt, collective=collective, device=device)
+        return BlockEnd(
+            state=state,
+            inputs=inputs,
+            votes=votes,
+            statistics=statistics,
+            attempt=attempt,
+            collective=collective,
+            device=device,
+        )
 
     state, completed = train_attempt(
         model,
@@ -256,6 +275,7 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     if collective.rank > 0:
         return {}
     files = [asdict(save_weights(out, WEIGHTS, state.averaged_weights()))]
-    if votes is not None:
-        files.append(asdict(file_entry(VOTES, out.read_bytes(VOTES), rows=len(votes))))
+    for path, released in ((VOTES, votes), (STATISTICS, statistics)):
+        if released is not None:
+            files.append(asdict(file_entry(path, out.read_bytes(path), rows=len(released))))
     return {"files": files, "step": state.step, "completed": completed}

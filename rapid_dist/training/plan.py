@@ -6,6 +6,7 @@ A plan is built for networks only whose examples do not mix: they are tried out 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from rapid_dist.models.denoisers import build_denoiser, one_hot_condition
 from rapid_dist.privacy.clipping import AUTO
 from rapid_dist.privacy.network import check_network
 from rapid_dist.privacy.plan import PrivacyPlan, calibrated_plan
+from rapid_dist.privacy.statistics import StatisticsTerms
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import AutoencoderSpec, DenoiserSpec, RunSpec, ScheduleSpec, TrainingSpec
 
@@ -61,8 +63,20 @@ def private_run(spec: RunSpec, plan: PrivacyPlan, alphas_cumprod: torch.Tensor, 
     )
 
 
+def statistics_terms(spec: RunSpec, latent_shape: tuple[int, ...]) -> StatisticsTerms:
+    """Returns the public constants of a run's release of class statistics, for flattened latents."""
+    section, dim = spec.statistics, math.prod(latent_shape)
+    return StatisticsTerms(
+        num_classes=max(1, spec.data.num_classes),
+        dim=dim,
+        clip_norm=section.clip_norm or math.sqrt(dim),
+        count_share=section.count_share,
+        mean_share=section.mean_share,
+    )
+
+
 def build_plan(spec: RunSpec) -> PrivacyPlan:
-    """Returns the plan of a run, its noise calibrated so that votes, all steps and spare steps fit the target.
+    """Returns the plan of a run, its noise calibrated so that all releases, steps and spare steps fit the target.
 
     Noise that the spec states is taken as it is.
 
@@ -84,6 +98,7 @@ def build_plan(spec: RunSpec) -> PrivacyPlan:
         steps=spec.training.steps,
         spare_steps=privacy.spare_steps,
         votes_noise_multiplier=privacy.votes_noise_multiplier,
+        statistics_noise_multiplier=spec.statistics.noise_multiplier,
         is_private=privacy.debug_fixed_key is None,
     )
 

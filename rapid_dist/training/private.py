@@ -18,15 +18,17 @@ from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.ledger import DEFAULT_JOB, PaidSteps
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.release import count_votes, noise_histogram
+from rapid_dist.privacy.statistics import sum_statistics
 from rapid_dist.specs import RunSpec, TrainingSpec
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import table_arrays, table_bytes
 from rapid_dist.training.collective import Collective, agree, on_rank_zero
-from rapid_dist.training.plan import PrivateRun
+from rapid_dist.training.plan import PrivateRun, statistics_terms
 from rapid_dist.training.private_data import PrivateInputs, PrivatePartition, make_private_batch
 from rapid_dist.training.state import CheckpointFolder, TrainState, check_stamp, checkpoint_stamp
 
 VOTES = "votes.parquet"
+STATISTICS = "statistics.parquet"
 
 
 class Payer(Protocol):
@@ -225,37 +227,81 @@ def release_votes(
     inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
 ) -> np.ndarray | None:
     """Noisy votes (classes, prototypes): the release of an earlier attempt when it is there, else a charged one."""
-    charge = plan.votes_charge()
+
+    def local_sum() -> np.ndarray:
+        shape = (spec.data.num_classes, inputs.num_prototypes)
+        return count_votes(inputs.partition.label.numpy(), inputs.prototype, shape)
+
+    return _released(plan.votes_charge(), local_sum, VOTES, "noisy_votes", inputs, attempt, collective, out)
+
+
+def release_statistics(
+    inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
+) -> np.ndarray | None:
+    """Noisy class statistics (classes, size), of an earlier attempt when they are there, else a charged release."""
+
+    def local_sum() -> np.ndarray:
+        return local_statistics(inputs, spec)
+
+    charge = plan.statistics_charge()
+    return _released(charge, local_sum, STATISTICS, "noisy_statistics", inputs, attempt, collective, out)
+
+
+def local_statistics(inputs: PrivateInputs, spec: RunSpec) -> np.ndarray:
+    """This worker's part of the class statistics, (classes, size) float64, before noise; private.
+
+    Guarantee: a record changes the sum over all workers by an L2 norm of at most 1, in the row of its class.
+    """
+    partition, terms = inputs.partition, statistics_terms(spec, inputs.models.latent_shape)
+    label = partition.label if spec.data.num_classes else torch.zeros_like(partition.label)
+    return sum_statistics(partition.latent.flatten(1).double().numpy(), label.numpy(), terms)
+
+
+def _released(
+    charge: Charge | None,
+    local_sum: Callable[[], np.ndarray],
+    path: str,
+    column: str,
+    inputs: PrivateInputs,
+    attempt: PrivateAttempt,
+    collective: Collective,
+    out: Store,
+) -> np.ndarray | None:
+    """The sum of all workers' local_sum() with one noise, paid for once a job; None without a charge.
+
+    Guarantee: the charge is durable before the noise is drawn, and the noise goes on once, after every sum. A later
+    attempt reads what was released; it never adds other noise to the same sum.
+    """
     if charge is None:
         return None
 
     def is_released() -> bool:
-        if not out.exists(VOTES):
+        if not out.exists(path):
             return False
         attempt.ledger.require_charge(charge, job=attempt.job)
         return True
 
     if not on_rank_zero(collective, is_released):
-        shape = (spec.data.num_classes, inputs.num_prototypes)
-        counts = count_votes(inputs.partition.label.numpy(), inputs.prototype, shape)
-        total = collective.sum(torch.from_numpy(counts.astype(np.float64)).to(inputs.device)).cpu().numpy()
+        local = torch.from_numpy(local_sum().astype(np.float64)).to(inputs.device)
+        total = collective.sum(local).cpu().numpy()
 
         def pay_then_release() -> None:
             paid = attempt.ledger.charge(charge, attempt=attempt.number)
             noisy = noise_histogram(total, key=attempt.key, paid=paid)
-            out.write_bytes(VOTES, table_bytes({"noisy_votes": noisy}))
+            out.write_bytes(path, table_bytes({column: noisy}))
 
         on_rank_zero(collective, pay_then_release)
-    return table_arrays(out.read_bytes(VOTES), where=f"{out.uri}/{VOTES}")["noisy_votes"]
+    return table_arrays(out.read_bytes(path), where=f"{out.uri}/{path}")[column]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockEnd:
-    """What a worker has at the end of a block of steps. votes: the paid noisy votes, where there are any."""
+    """What a worker has at the end of a block of steps. votes, statistics: the paid noisy ones, where there are any."""
 
     state: TrainState
     inputs: PrivateInputs
     votes: np.ndarray | None
+    statistics: np.ndarray | None
     attempt: PrivateAttempt
     collective: Collective
     device: str

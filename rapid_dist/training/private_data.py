@@ -249,7 +249,7 @@ def load_private_inputs(
     latent = encode_pixels(models.autoencoder, torch.from_numpy(table.image), device=device)
     label = table.label.astype(np.int64) if spec.data.num_classes else np.full(len(table), -1, dtype=np.int64)
     surrogate, prototype, num_prototypes, prototype_labels = None, np.empty(0, np.int64), 0, None
-    if spec.schedule.uses_retrieval:
+    if spec.uses_retrieval:
         if base is None:
             base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         if search is None:

@@ -150,6 +150,9 @@ class PublicTrainer:
         section = self.spec.autoencoder
         if section.kind == "identity":
             return
+        if section.kind == "pca":
+            self._fit_components(autoencoder)
+            return
 
         def loss(step: int) -> torch.Tensor:
             generator = self._generator("autoencoder", step)
@@ -159,6 +162,19 @@ class PublicTrainer:
 
         self._run("autoencoder", autoencoder, loss, section, ema_decay=self.spec.pretrain.ema_decay)
         self._set_latent_statistics(autoencoder)
+
+    @torch.no_grad()
+    def _fit_components(self, autoencoder) -> None:
+        """Sums first and second moments of the pixels over all workers; every worker then finds the same components."""
+        pixels = self.partition.image[:1].numel()
+        sums = torch.zeros(pixels + 1, pixels + 1, dtype=torch.float64, device=self.device)
+        for image in self.partition.image.split(2048):
+            flat = to_unit_range(image).to(self.device).flatten(1).double()
+            with_one = torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)  # the count and the mean come along
+            sums += with_one.T @ with_one
+        sums = self.collective.sum(sums.flatten()).reshape(sums.shape)
+        mean = sums[-1, :-1] / sums[-1, -1]
+        autoencoder.set_components(mean, sums[:-1, :-1] / sums[-1, -1] - torch.outer(mean, mean))
 
     @torch.no_grad()
     def _set_latent_statistics(self, autoencoder) -> None:

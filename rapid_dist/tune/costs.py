@@ -13,6 +13,7 @@ from rapid_dist.privacy.calibration import calibrate_best_run, calibrate_noise_m
 from rapid_dist.privacy.charges import BestRunCharge, Charge, SubsetCharge, merge_charges, training_charge
 from rapid_dist.privacy.plan import PrivacyPlan
 from rapid_dist.privacy.release import histogram_charge
+from rapid_dist.privacy.statistics import statistics_charge
 from rapid_dist.seeding import make_rng
 from rapid_dist.specs import RunSpec
 from rapid_dist.specs.parsing import from_mapping
@@ -125,11 +126,17 @@ def _training_charge(spec: RunSpec, noise_multiplier: float) -> Charge:
 
 
 def _other_charges(spec: RunSpec, tune: TuneSpec) -> tuple[Charge, ...]:
-    votes = spec.privacy.votes_noise_multiplier
-    found = [] if votes is None else [histogram_charge(votes)]
+    found = _released(spec)
     if tune.score_name == "noisy_accuracy":
         found += [accuracy_charge(tune)] * tune.num_rungs
     return tuple(found)
+
+
+def _released(spec: RunSpec) -> list[Charge]:
+    """What a run releases besides the steps of its training."""
+    votes, statistics = spec.privacy.votes_noise_multiplier, spec.statistics.noise_multiplier
+    found = [] if votes is None else [histogram_charge(votes)]
+    return found if statistics is None else [*found, statistics_charge(statistics)]
 
 
 def accuracy_charge(tune: TuneSpec) -> Charge:
@@ -273,8 +280,7 @@ def final_spec(study: StudySpec, proposal: Proposal) -> RunSpec:
     spec = apply_proposal(study.run, proposal)
     if study.tune.cost_mode != SUBSET:
         return spec
-    privacy, votes = spec.privacy, spec.privacy.votes_noise_multiplier
-    released = () if votes is None else (histogram_charge(votes),)
+    privacy, released = spec.privacy, tuple(_released(spec))
     noise = calibrate_noise_multiplier(
         target_epsilon=privacy.target_epsilon,
         delta=privacy.target_delta,

@@ -22,6 +22,7 @@ from rapid_dist.models.denoisers import build_denoiser
 from rapid_dist.privacy.ledger import PaidSteps
 from rapid_dist.privacy.release import noise_histogram
 from rapid_dist.sampling.draw import private_sampler, sample_labels
+from rapid_dist.sampling.starts import fitted_statistics
 from rapid_dist.seeding import make_generator, make_rng
 from rapid_dist.specs import EvaluationSpec, RunSpec, TrainingSpec
 from rapid_dist.specs.study import TuneSpec
@@ -224,6 +225,9 @@ class TrialScorer:
             end.votes,
             num_prototypes=end.inputs.num_prototypes,
             device=end.device,
+            gaussians=fitted_statistics(
+                self.spec, end.statistics, end.inputs.models.latent_shape, self.spec.statistics.noise_multiplier
+            ),
         )
         return draw_samples(self.spec, draw, self.tune.num_scored_samples)
 

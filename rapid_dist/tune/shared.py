@@ -62,7 +62,7 @@ class SharedArtefacts:
     def of(self, spec: RunSpec) -> Artefacts:
         """Makes or finds what a run of this spec trains from."""
         pretrain = self._shared(MODELS, pretrain_spec(spec), lambda out: self._pretrain(spec, out))
-        if not spec.schedule.uses_retrieval:
+        if not spec.uses_retrieval:
             return Artefacts(pretrain=pretrain, knowledge_base=None)
         parts = {**base_spec(spec), "pretrain": read_manifest(pretrain).digest}
         base = self._shared(BASE, parts, lambda out: self._build(spec, pretrain, parts, out))

@@ -28,6 +28,7 @@ from rapid_dist.privacy.inclusion import draw_inclusion
 from rapid_dist.privacy.keyed import RunKey
 from rapid_dist.privacy.noise import draw_gaussian
 from rapid_dist.privacy.plan import PrivacyPlan, PrivateStep
+from rapid_dist.privacy.statistics import sum_statistics
 from rapid_dist.training import private as private_run
 from rapid_dist.training import private_data as private_inputs
 from rapid_dist.training.state import CheckpointFolder
@@ -321,6 +322,45 @@ def parts_taken_as_a_source(replace: Replace) -> None:
     replace(parquet_source, "refuse_own_table", lambda uri, metadata: None)
 
 
+def statistics_over_the_realised_class_size(replace: Replace) -> None:
+    """Sums become means over the records that a class has, times a public number of records."""
+
+    def means(vectors, label, terms):
+        sums = sum_statistics(vectors, label, terms)
+        count = sums[:, :1] / terms.weights[0]
+        sums[:, 1:] *= 10 / np.maximum(count, 1)
+        return sums
+
+    replace(private_run, "sum_statistics", means)
+
+
+def statistics_clipped_after_the_sum(replace: Replace) -> None:
+    """Vectors are summed as they are, and the sum of a class is scaled to what its clipped records could reach."""
+
+    def clipped_sums(vectors, label, terms):
+        wide = dataclasses.replace(terms, clip_norm=1e6)
+        sums = sum_statistics(vectors, label, wide) * (1e6 / terms.clip_norm)
+        counts = np.bincount(label, minlength=terms.num_classes)[:, None]
+        norms = np.linalg.norm(sums[:, 1 : 1 + terms.dim], axis=1, keepdims=True)
+        return sums * np.minimum(1, counts / np.maximum(norms, 1e-12))
+
+    replace(private_run, "sum_statistics", clipped_sums)
+
+
+def second_moment_unclipped(replace: Replace) -> None:
+    """Counts and means are of clipped vectors, second moments of the vectors as they are."""
+
+    def sums_of(vectors, label, terms):
+        sums = sum_statistics(vectors, label, terms)
+        wide = dataclasses.replace(terms, clip_norm=1e6)
+        sums[:, 1 + terms.dim :] = (
+            sum_statistics(vectors, label, wide)[:, 1 + terms.dim :] * (1e6 / terms.clip_norm) ** 2
+        )
+        return sums
+
+    replace(private_run, "sum_statistics", sums_of)
+
+
 SOURCE_BUGS: dict[str, Callable[[Replace], None]] = {
     bug.__name__: bug
     for bug in (
@@ -329,5 +369,8 @@ SOURCE_BUGS: dict[str, Callable[[Replace], None]] = {
         image_shape_from_the_first_file,
         normaliser_from_the_data,
         parts_taken_as_a_source,
+        statistics_over_the_realised_class_size,
+        statistics_clipped_after_the_sum,
+        second_moment_unclipped,
     )
 }

@@ -174,7 +174,7 @@ def replay(run: FaultyRun) -> dict[str, np.ndarray]:
     spec, plan = run.spec, build_plan(run.spec)
     attempt_of = _attempts_that_count(run, plan)
     assert sorted(attempt_of) == list(range(spec.training.steps))
-    knowledge_base = Store(run.out / layout.KNOWLEDGE_BASE) if spec.schedule.uses_retrieval else None
+    knowledge_base = Store(run.out / layout.KNOWLEDGE_BASE) if spec.uses_retrieval else None
     inputs = load_private_inputs(
         spec,
         images=run.images,

@@ -119,3 +119,39 @@ def test_noise_that_the_spec_states_is_taken_as_it_is(plain):
 def test_stated_noise_over_the_target_is_refused(plain):
     with pytest.raises(SpecError, match="noise_multiplier"):
         build(noise_multiplier=plain.noise_multiplier * 0.95)
+
+
+def statistics_only(**changes) -> PrivacyPlan:
+    settings = {
+        "data": {"private": "p", "public": "q", "num_classes": 2},
+        "privacy": {"target_epsilon": 1.0, "target_delta": 1e-3, "sample_rate": 1, "nominal_size": 200},
+        "schedule": {"split_step": 0},
+        "training": {"steps": 0},
+        "sampling": {"starts": "statistics"},
+    }
+    return build_plan(RunSpec(**{**settings, **changes}))
+
+
+def test_without_steps_the_statistics_have_the_least_noise_that_fits():
+    plan = statistics_only()
+    (charge,) = plan.planned_charges()
+    assert charge == plan.statistics_charge()
+    assert charge.mechanism == "gaussian"
+    assert 0.999 < plan.planned_epsilon().pld <= 1
+    # Gaussian differential privacy in closed form (Balle and Wang 2018), an oracle of its own.
+    from dp_accounting import gaussian_mechanism
+
+    assert plan.noise_multiplier == pytest.approx(gaussian_mechanism.get_sigma_gaussian(1.0, 1e-3), rel=2e-3)
+
+
+def test_stated_statistics_noise_is_paid_out_of_the_same_target():
+    statistics = {"noise_multiplier": 8.0}
+    plan = statistics_only(
+        schedule={"split_step": 300}, training={"steps": 12}, statistics=statistics,
+        privacy={"target_epsilon": 1.0, "target_delta": 1e-3, "sample_rate": 0.1, "nominal_size": 200},
+    )  # fmt: skip
+    assert [c.purpose for c in plan.planned_charges()] == ["class statistics", "training"]
+    assert 0.97 < plan.planned_epsilon().pld <= 1
+    assert plan.noise_multiplier > build().noise_multiplier
+    with pytest.raises(SpecError, match=r"costs epsilon .* over privacy\.target_epsilon"):
+        statistics_only(statistics={"noise_multiplier": 0.5})

@@ -31,7 +31,7 @@ def make_voted() -> VotedPrototypes:
 
 
 def draw(spec, index=INDEX, label=LABEL, *, voted=None, models=None, denoiser=None):
-    search = make_search() if spec.schedule.uses_retrieval else None
+    search = make_search() if spec.uses_retrieval else None
     return sample_private(
         spec,
         models or make_models(),

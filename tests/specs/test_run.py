@@ -25,6 +25,7 @@ OTHER_VALUES = {
     "pretrain": "pretrain.seed=7",
     "extractor": "extractor.width=7",
     "knowledge_base": "knowledge_base.label_map={1: 2}",
+    "statistics": "statistics.clip_norm=7",
     "training": "training.seed=7",
     "sampling": "sampling.seed=7",
     "evaluation": "evaluation.seed=7",
@@ -226,3 +227,31 @@ def test_how_a_source_is_read_is_part_of_what_a_run_is():
     for wrong in ("value_range: [1, 0]", "value_range: [1]", "frame: -1", "fit: squash", "splitt: x"):
         with pytest.raises(SpecError):
             parse(f"data.reading.private={{{wrong}}}")
+
+
+STATISTICS = ("sampling.starts=statistics", "statistics.noise_multiplier=4")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["statistics.noise_multiplier=4"], "nobody would use"),
+        (["sampling.starts=statistics"], "noise_multiplier is not set"),
+        (["schedule.split_step=0"], "leaves the private model nothing to do"),
+        ([*STATISTICS, "training.steps=0"], "below which nothing would be trained"),
+        ([*STATISTICS, "schedule.split_step=1000"], "every start is pure noise"),
+        (["statistics.count_share=0.5", "statistics.mean_share=0.5"], "expected less than 1"),
+    ],
+)
+def test_statistics_that_nothing_uses_or_that_cannot_be_used_are_refused(overrides, words):
+    with pytest.raises(SpecError, match=words):
+        parse(*overrides)
+
+
+def test_a_run_that_starts_from_statistics_looks_nothing_up():
+    assert parse().uses_retrieval
+    assert not parse(*STATISTICS).uses_retrieval
+    assert parse(*STATISTICS, VOTES).uses_retrieval
+    alone = parse("sampling.starts=statistics", "training.steps=0", "schedule.split_step=0")
+    assert alone.releases_statistics
+    assert not alone.uses_retrieval

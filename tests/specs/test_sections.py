@@ -32,18 +32,18 @@ def test_a_split_step_not_below_the_query_step_is_refused(split, query):
 
 
 def test_a_split_step_just_below_the_query_step_is_retrieval():
-    assert ScheduleSpec(num_train_timesteps=10, split_step=8, query_step=9).uses_retrieval
+    assert ScheduleSpec(num_train_timesteps=10, split_step=8, query_step=9).has_split
 
 
 @pytest.mark.parametrize("query", [0, 9])
 def test_a_split_step_equal_to_the_number_of_timesteps_turns_retrieval_off(query):
-    assert not ScheduleSpec(num_train_timesteps=10, split_step=10, query_step=query).uses_retrieval
+    assert not ScheduleSpec(num_train_timesteps=10, split_step=10, query_step=query).has_split
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"split_step": 0},
+        {"split_step": -1},
         {"split_step": 11},
         {"query_step": 10},
         {"query_step": -1},

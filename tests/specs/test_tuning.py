@@ -143,7 +143,7 @@ def test_an_axis_that_is_wrong_is_named_with_its_setting():
         ("{training.steps: [10, many]}", "tune.space.training.steps is 'many' (str); expected a whole number"),
         ("{privacy.sample_rate: [0.1, null]}", "tune.space.privacy.sample_rate is None (NoneType); expected a number"),
         ("{schedule.kind: [linear, true]}", "tune.space.schedule.kind is True; expected one of cosine, linear"),
-        ("{training.steps: [10, 0]}", "tune.space.training.steps is 0; expected a whole number above 0"),
+        ("{training.steps: [10, -1]}", "tune.space.training.steps is -1; expected a whole number of 0 or more"),
         ("{sampling.eta: {uniform: [0, 2]}}", "tune.space.sampling.eta is 2.0; expected a number from 0 to 1"),
     ],
 )
