@@ -13,10 +13,9 @@ from rapid_dist.diffusion.sampler import run_ddim
 from rapid_dist.knowledge_base.search import TrajectorySearch, allowed_public_labels, nearest_trajectories
 from rapid_dist.models.denoisers import one_hot_condition
 from rapid_dist.models.public import PublicModels
-from rapid_dist.privacy.statistics import ClassGaussians, fit_gaussians
+from rapid_dist.privacy.statistics import ClassGaussians
 from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
-from rapid_dist.training.plan import statistics_terms
 
 PROTOTYPE_NEIGHBORS = 16  # entries of a drawn prototype, nearest to the public state, that a sample may start from
 
@@ -58,15 +57,6 @@ def public_labels(
             rows = np.flatnonzero(label == private_class)
             chosen[rows] = np.asarray(allowed)[(uniform[rows] * len(allowed)).astype(np.int64)]
     return chosen
-
-
-def fitted_statistics(
-    spec: RunSpec, noisy: np.ndarray | None, latent_shape: tuple[int, ...], noise_multiplier: float | None
-) -> ClassGaussians | None:
-    """Returns the Gaussians that samples start from, fitted to the released statistics; None for other starts."""
-    if not spec.releases_statistics or noisy is None or noise_multiplier is None:
-        return None
-    return fit_gaussians(noisy, statistics_terms(spec, latent_shape), noise_multiplier=noise_multiplier)
 
 
 def draw_starts(

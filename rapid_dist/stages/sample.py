@@ -20,7 +20,6 @@ from rapid_dist.runtime.parts import map_parts
 from rapid_dist.runtime.query_service import routing_section, served_search
 from rapid_dist.runtime.session import available_cpus
 from rapid_dist.sampling.draw import Draw, evaluations_per_image, private_sampler, sample_labels, sample_public_only
-from rapid_dist.sampling.starts import fitted_statistics
 from rapid_dist.specs import RunSpec
 from rapid_dist.stages.train import TRAIN, WEIGHTS
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_file
@@ -28,6 +27,7 @@ from rapid_dist.storage.stage import FinishedParts, StageFolder
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import ImageTable, table_arrays, write_images
 from rapid_dist.telemetry import headed, say
+from rapid_dist.training.plan import fitted_statistics
 from rapid_dist.training.private import STATISTICS, VOTES
 
 SAMPLE = "sample"

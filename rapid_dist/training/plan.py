@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from rapid_dist.diffusion.process import denoising_loss
@@ -20,7 +21,7 @@ from rapid_dist.models.denoisers import build_denoiser, one_hot_condition
 from rapid_dist.privacy.clipping import AUTO
 from rapid_dist.privacy.network import check_network
 from rapid_dist.privacy.plan import PrivacyPlan, calibrated_plan
-from rapid_dist.privacy.statistics import StatisticsTerms
+from rapid_dist.privacy.statistics import ClassGaussians, StatisticsTerms, fit_gaussians
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import AutoencoderSpec, DenoiserSpec, RunSpec, ScheduleSpec, TrainingSpec
 
@@ -73,6 +74,15 @@ def statistics_terms(spec: RunSpec, latent_shape: tuple[int, ...]) -> Statistics
         count_share=section.count_share,
         mean_share=section.mean_share,
     )
+
+
+def fitted_statistics(
+    spec: RunSpec, noisy: np.ndarray | None, latent_shape: tuple[int, ...], noise_multiplier: float | None
+) -> ClassGaussians | None:
+    """Returns the Gaussians that samples start from, fitted to the released statistics; None for other starts."""
+    if not spec.releases_statistics or noisy is None or noise_multiplier is None:
+        return None
+    return fit_gaussians(noisy, statistics_terms(spec, latent_shape), noise_multiplier=noise_multiplier)
 
 
 def build_plan(spec: RunSpec) -> PrivacyPlan:

@@ -22,7 +22,6 @@ from rapid_dist.models.denoisers import build_denoiser
 from rapid_dist.privacy.ledger import PaidSteps
 from rapid_dist.privacy.release import noise_histogram
 from rapid_dist.sampling.draw import private_sampler, sample_labels
-from rapid_dist.sampling.starts import fitted_statistics
 from rapid_dist.seeding import make_generator, make_rng
 from rapid_dist.specs import EvaluationSpec, RunSpec, TrainingSpec
 from rapid_dist.specs.study import TuneSpec
@@ -30,6 +29,7 @@ from rapid_dist.storage.manifest import Manifest, open_artifact
 from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST, ImageTable, read_all_images
 from rapid_dist.training.collective import on_rank_zero
+from rapid_dist.training.plan import fitted_statistics
 from rapid_dist.training.private import BlockEnd
 from rapid_dist.tune.costs import accuracy_charge
 
