@@ -48,7 +48,14 @@ def test_every_bug_has_a_finder():
 
 @pytest.mark.parametrize(
     ("layer", "world_size"),
-    [("replay", 1), ("replay", 2), ("replay", 3), ("restart", 2), ("restart", 3), ("canaries", 2)],
+    [
+        ("replay", 1),
+        ("replay", 2),
+        ("restart", 2),
+        ("canaries", 2),
+        pytest.param("replay", 3, marks=pytest.mark.slow),
+        pytest.param("restart", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_found_in_the_trainer_as_it_is(layer, world_size, tmp_path):
     assert found_by(layer, tmp_path, world_size=world_size) == ""

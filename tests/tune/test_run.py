@@ -56,6 +56,7 @@ def proxy(ray_cluster, study_of, tmp_path_factory):
     return study, out, run_study(study, out)
 
 
+@pytest.mark.slow
 def test_a_public_study_reads_no_private_record(proxy):
     _, out, answer = proxy
     assert not out.exists(layout.PRIVATE_IMAGES)
@@ -63,6 +64,7 @@ def test_a_public_study_reads_no_private_record(proxy):
     assert all("pretend to be private" in s["words"] for s in statements_of_trials(out))
 
 
+@pytest.mark.slow
 def test_its_table_holds_every_trial_with_its_settings_and_score(proxy):
     _, out, answer = proxy
     rows = read_trials(out.read_bytes("trials.parquet"))
@@ -72,6 +74,7 @@ def test_its_table_holds_every_trial_with_its_settings_and_score(proxy):
     assert [row.to_dict() for row in rows] == answer["trials"]
 
 
+@pytest.mark.slow
 def test_its_best_spec_is_one_that_run_takes(proxy, tmp_path):
     study, out, answer = proxy
     best = parse_spec(out.read_bytes("best.yaml").decode())
@@ -81,6 +84,7 @@ def test_its_best_spec_is_one_that_run_takes(proxy, tmp_path):
     assert load_spec(str(tmp_path / "best.yaml")) == best
 
 
+@pytest.mark.slow
 def test_trials_share_public_models_and_all_but_the_values_of_the_base(proxy):
     _, out, _ = proxy
     tables = read_trials(out.read_bytes("trials.parquet"))
@@ -91,25 +95,6 @@ def test_trials_share_public_models_and_all_but_the_values_of_the_base(proxy):
     assert {base.spec["schedule"]["split_step"] for base in bases} == splits
     graphs = [{f.sha256 for f in base.files if f.path.endswith(".hnsw")} for base in bases]
     assert all(graph == graphs[0] for graph in graphs)
-
-
-def test_the_same_call_again_changes_nothing(proxy):
-    study, out, answer = proxy
-    again = run_study(study, out)
-    assert [t["rungs"] for t in again["trials"]] == [t["rungs"] for t in answer["trials"]]
-    assert [t["attempts"] for t in again["trials"]] == [t["attempts"] for t in answer["trials"]]
-
-
-def test_ctrl_c_interrupts_again_after_a_study(proxy):
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_another_study_into_the_same_folder_is_refused(proxy):
-    study, out, _ = proxy
-    other = replace(study, tune=replace(study.tune, seed=5))
-    with pytest.raises(ArtifactError, match="holds another study"):
-        run_study(other, out)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +171,25 @@ def test_the_winner_is_a_run_that_is_trained_already(composed):
     assert stated["epsilon"] == answer["statement"]["epsilon"]
 
 
+def test_the_same_call_again_changes_nothing(composed):
+    study, out, answer, _ = composed
+    again = run_study(study, out)
+    assert [t["rungs"] for t in again["trials"]] == [t["rungs"] for t in answer["trials"]]
+    assert [t["attempts"] for t in again["trials"]] == [t["attempts"] for t in answer["trials"]]
+
+
+def test_ctrl_c_interrupts_again_after_a_study(composed):
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_another_study_into_the_same_folder_is_refused(composed):
+    study, out, *_ = composed
+    other = replace(study, tune=replace(study.tune, seed=5))
+    with pytest.raises(ArtifactError, match="holds another study"):
+        run_study(other, out)
+
+
 def test_what_a_stopped_trials_workers_claimed_is_free_for_the_next(composed):
     import ray
 
@@ -231,6 +235,7 @@ def test_repeat_select_pays_once_and_shows_the_winner_alone(composed, study_of, 
     assert "split_step" not in said
 
 
+@pytest.mark.slow
 def test_subset_pays_for_its_trials_and_leaves_the_rest_to_the_final_run(composed, study_of, tmp_path):
     shutil.copytree(composed[1].path("shared"), tmp_path / "shared")
     study = study_of(space=LEARNING_RATE, mode="subset", subset={"sample_rate": 0.5, "epsilon": 6.0})
