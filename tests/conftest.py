@@ -41,11 +41,10 @@ def needs_ray(item: pytest.Item) -> bool:
     return bool(RAY_FIXTURES & set(item.fixturenames)) or place.startswith(RAY_PLACES)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if needs_ray(item):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+def pytest_itemcollected(item):
+    """Puts it into its group here, since xdist reads the groups before the other hooks of this file are called."""
+    if needs_ray(item):
+        item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.hookimpl(wrapper=True)
