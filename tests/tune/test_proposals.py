@@ -106,7 +106,7 @@ def test_a_split_without_room_for_a_query_is_refused_with_what_is_possible():
 @pytest.mark.parametrize(
     ("proposal", "said"),
     [
-        ({"schedule.split_step": 101}, "expected 1 to num_train_timesteps 100"),
+        ({"schedule.split_step": 101}, "expected 0 to num_train_timesteps 100"),
         ({"training.steps": 12.5}, "training.steps is 12.5"),
         ({"training.class_init": "votes"}, "votes_noise_multiplier is not set"),
     ],
