@@ -250,7 +250,6 @@ def _make_unit_reader(
             "num_corrupt": len(decoded.corrupt),
             "num_dropped": dropped,
             "max_label": int(decoded.label.max()) if len(table) else -1,
-            "max_pixel": int(decoded.image.max()) if len(table) else 0,
         }
 
     return read_unit
@@ -281,12 +280,6 @@ def _facts(
     filled = [r for r in results if r["shape"] is not None]
     if not filled:
         raise InputError(f"{settings.source} has no usable image left after corrupt and duplicate ones were taken out")
-    brightest = max(r["max_pixel"] for r in filled)
-    if brightest <= 1 and settings.reading.value_range is None:
-        raise InputError(
-            f"{settings.source} has no pixel above {brightest} of 255, as masks from 0 to 1 have; state value_range: "
-            "[0, 1] (--value-range 0,1), or [0, 255] if the images really are black"
-        )
     first = filled[0]
     for other in filled[1:] if shape is None else ():
         if other["shape"] != first["shape"]:

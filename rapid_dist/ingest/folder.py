@@ -39,16 +39,19 @@ def list_images(store: Store, relative: str = "") -> list[str]:
     return [name for name in list_data_files(store, relative) if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
-def passed_over(store: Store, folders: list[str]) -> tuple[str, ...]:
-    """Returns a notice about the visible files, in the folder and the given sub-folders, that are no images."""
+def passed_over(store: Store, folders: list[str], *, is_private: bool) -> tuple[str, ...]:
+    """Returns a notice about the visible files, in the folder and the given sub-folders, that are no images.
+
+    Guarantee: of a private source it names kinds and counts nothing, since a file may be somebody's record.
+    """
     suffixes: Counter[str] = Counter()
     for relative in ("", *folders):
         names = [name for name in list_data_files(store, relative) if name not in INDEX_FILES]
         others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
-        suffixes.update(PurePosixPath(name).suffix or "no suffix" for name in others)
+        suffixes.update(PurePosixPath(name).suffix.lower() or "no suffix" for name in others)
     if not suffixes:
         return ()
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
+    kinds = ", ".join(kind if is_private else f"{suffixes[kind]} {kind}" for kind in sorted(suffixes))
     return (f"passed over files of {store.uri} that are no images by their names: {kinds}",)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rapid_dist.errors import InputError
 from rapid_dist.ingest.pixels import array_layout
-from rapid_dist.ingest.units import NO_LABEL, SourceUnit, class_indices, is_file, open_file, row_ranges
+from rapid_dist.ingest.units import NO_LABEL, SourceUnit, class_indices, is_file, open_file, row_units
 from rapid_dist.specs.reading import ReadingSpec
 from rapid_dist.storage.store import Store
 
@@ -48,20 +48,7 @@ def list_idx_units(
             label_shape = _read_header(file, labels)
         if label_shape != shape[:1]:
             raise InputError(f"{labels} has shape {label_shape}; expected {shape[:1]}, one label an image of {uri}")
-    units = [
-        SourceUnit(
-            index=0,
-            kind="idx",
-            uri=uri,
-            class_names=class_names if labels else None,
-            row_start=start,
-            row_stop=stop,
-            first_example_id=0,
-            num_examples=stop - start,
-            reading=reading,
-        )
-        for start, stop in row_ranges(shape[0])
-    ]
+    units = row_units("idx", uri, shape[0], class_names=class_names if labels else None, reading=reading)
     return units, labels is not None
 
 

@@ -21,7 +21,7 @@ from rapid_dist.ingest.units import (
     of_split,
     open_file,
     refuse_unnamed_text,
-    row_ranges,
+    row_units,
     split_of,
 )
 from rapid_dist.specs.reading import ReadingSpec
@@ -55,20 +55,7 @@ def list_npz_units(
                 label_shape, _, label_dtype = _read_header(member, uri)
             _check_labels(uri, label_name, label_shape, label_dtype, shape[0], class_names)
         others = [name for name in _names(archive) if name != image_name and split_of(name) is None]
-    units = [
-        SourceUnit(
-            index=0,
-            kind="npz",
-            uri=uri,
-            class_names=class_names if label_name else None,
-            row_start=start,
-            row_stop=stop,
-            first_example_id=0,
-            num_examples=stop - start,
-            reading=reading,
-        )
-        for start, stop in row_ranges(shape[0])
-    ]
+    units = row_units("npz", uri, shape[0], class_names=class_names if label_name else None, reading=reading)
     return units, label_name is not None, unread_columns(uri, others) if label_name is None else ()
 
 

@@ -56,7 +56,7 @@ def to_pixels(
     reading = reading or ReadingSpec()
     if isinstance(payload, np.ndarray):
         # Its numbers are bytes from here on: the range that is stated is that of the numbers before.
-        image = _to_grey_or_rgb(_from_array(payload, reading), dataclasses.replace(reading, value_range=None))
+        image = _to_grey_or_rgb(_from_array(payload, reading), dataclasses.replace(reading, value_range=_BYTES))
     else:
         image = _to_grey_or_rgb(_open(payload, reading), reading)
     if num_channels is not None:
@@ -129,7 +129,7 @@ def _to_bytes(array: np.ndarray, value_range: tuple[float, ...] | None) -> np.nd
     value_range: None takes 0 and 1 for floats, 0 and 255 for integers.
     """
     if array.dtype == np.uint8 and value_range in (None, _BYTES):
-        return array
+        return array if value_range else _no_mask(array)
     black, white = value_range or (_UNIT if array.dtype.kind == "f" else _BYTES)
     least, most = array.min(), array.max()
     if not (np.isfinite(least) and np.isfinite(most)):
@@ -142,6 +142,16 @@ def _to_bytes(array: np.ndarray, value_range: tuple[float, ...] | None) -> np.nd
         )
     # Whole numbers from 0 to 255 must come back as they are, so the quotient is taken last.
     return np.rint((array.astype(np.float64) - black) * 255 / (white - black)).astype(np.uint8)
+
+
+def _no_mask(pixels: np.ndarray) -> np.ndarray:
+    """Returns bytes as they are. Raises InputError where the brightest is 1 of 255, as in a mask from 0 to 1."""
+    if pixels.max() == 1:
+        raise InputError(
+            "it has no pixel above 1 of 255, as a mask from 0 to 1 has; state what stands for black and white in all "
+            "images of the source: value_range: [0, 1] (--value-range 0,1), or [0, 255] if it really is that dark"
+        )
+    return pixels
 
 
 def _to_grey_or_rgb(image: Image.Image, reading: ReadingSpec) -> Image.Image:
@@ -166,7 +176,10 @@ def _wide_to_grey(levels: np.ndarray, value_range: tuple[float, ...] | None) -> 
 
 
 def _rescaled(image: Image.Image, reading: ReadingSpec) -> Image.Image:
-    if reading.value_range in (None, _BYTES):
+    if reading.value_range is None:
+        _no_mask(np.asarray(image))
+        return image
+    if reading.value_range == _BYTES:
         return image
     return Image.fromarray(_to_bytes(np.asarray(image), reading.value_range))
 

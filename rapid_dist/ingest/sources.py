@@ -117,8 +117,8 @@ def _in_folder(store: Store, class_names: tuple[str, ...] | None, is_private: bo
         if is_private and class_names is None:
             raise unstated_classes(store.uri, folders)
         units, class_names = list_class_units(store, folders, class_names, reading, is_private=is_private)
-        return "class_folders", units, True, class_names, passed_over(store, folders)
-    return "flat_folder", list_flat_units(store, reading), False, None, passed_over(store, [])
+        return "class_folders", units, True, class_names, passed_over(store, folders, is_private=is_private)
+    return "flat_folder", list_flat_units(store, reading), False, None, passed_over(store, [], is_private=is_private)
 
 
 def _folder_inside(

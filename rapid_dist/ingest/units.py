@@ -85,6 +85,26 @@ def row_ranges(num_rows: int, max_rows: int = MAX_ROWS_PER_UNIT) -> list[tuple[i
     return [(start, min(start + max_rows, num_rows)) for start in range(0, num_rows, max_rows)]
 
 
+def row_units(
+    kind: str, uri: str, num_rows: int, *, class_names: tuple[str, ...] | None, reading: ReadingSpec
+) -> list[SourceUnit]:
+    """Returns the units of a file whose images are the rows of one array; number_units gives them their ids."""
+    return [
+        SourceUnit(
+            index=0,
+            kind=kind,
+            uri=uri,
+            class_names=class_names,
+            row_start=start,
+            row_stop=stop,
+            first_example_id=0,
+            num_examples=stop - start,
+            reading=reading,
+        )
+        for start, stop in row_ranges(num_rows)
+    ]
+
+
 @contextlib.contextmanager
 def open_file(uri: str) -> Iterator[Any]:
     """Opens a file for binary reading with seeks, without fetching all of it.

@@ -22,8 +22,10 @@ from rapid_dist.errors import InputError, SpecError
 from rapid_dist.privacy.charges import Charge
 
 PURPOSE = "class statistics"
-# Weights are smaller by this, so that rounding in norms, products and sums in float64 never lifts a record above 1.
-_ROUNDING = 1 - 2.0**-30
+# Weights are smaller by this, so that rounding in float64 never lifts what one record changes above 1: in its own norm
+# and products by about 1e-15, and in the sums, whose last bits the other records move too, by about 1e-16 n^(3/2) for n
+# records, which stays below it up to tens of millions.
+_ROUNDING = 1 - 2.0**-16
 # A class with fewer records than this, after noise, is fitted as if it had so many: nothing is divided by about 0.
 _LEAST_COUNT = 20.0
 

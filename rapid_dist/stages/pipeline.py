@@ -189,9 +189,11 @@ def _ingest(run: RunFolder) -> list[StageResult]:
 
 def ingest_datasets(run: RunFolder, names: tuple[str, ...]) -> list[StageResult]:
     """Ingests those of a run's data sets that are named and given; finished ones are skipped."""
+    from rapid_dist.ingest.provenance import refuse_shared_sources
     from rapid_dist.stages.ingest import run_ingest
     from rapid_dist.stages.preflight import check_datasets
 
+    refuse_shared_sources(**{role.name: role.source for role in run.roles})
     data, results = run.spec.data, []
     shape = {"image_size": data.image_size, "num_channels": data.num_channels, "skip_corrupt": data.skip_corrupt}
     of_public = {"public": {}, "private": {"drop_equal_to": run.public}, "test": {"like": run.public}}

@@ -68,7 +68,7 @@ def check_run(spec: RunSpec, roles: tuple[Role, ...], ledger: Store, train: Stor
     if trains:
         require_possible(spec.runtime)
         check_denoiser(spec)
-    refuse_shared_sources(**{role.name: role.source for role in roles if Store(role.source).uri != role.store.uri})
+    refuse_shared_sources(**{role.name: role.source for role in roles})
     shapes: dict[str, Shape] = {}
     for role in roles:
         manifest = read_manifest(role.store)

@@ -186,7 +186,7 @@ def test_one_place_cannot_be_two_sources(tmp_path):
 def test_a_dataset_of_masks_is_refused_until_its_range_is_stated(tmp_path, pixels, ingest):
     path = tmp_path / "masks.npz"
     np.savez(path, images=(pixels > 100).astype(np.uint8), labels=np.zeros(6, np.int64))
-    with pytest.raises(InputError, match=r"no pixel above 1 of 255.*value_range: \[0, 1\]"):
+    with pytest.raises(InputError, match=r"row 0: it has no pixel above 1 of 255.*value_range: \[0, 1\]"):
         ingest(path, **SHAPE)
     table, _ = ingest(path, **SHAPE, reading=ReadingSpec(value_range=(0, 1)))
     np.testing.assert_array_equal(table.image[:, 0], (pixels > 100) * 255)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rapid_dist.errors import InputError
-from rapid_dist.ingest import npz as npz_source
+from rapid_dist.ingest import units
 from rapid_dist.ingest.sources import discover
 from rapid_dist.ingest.units import row_ranges
 
@@ -27,7 +27,7 @@ def test_images_and_labels_are_found_under_their_usual_names(tmp_path, pixels, d
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_every_layout_gives_channels_first_whatever_the_memory_order(tmp_path, decode_all, monkeypatch, order):
-    monkeypatch.setattr(npz_source, "row_ranges", lambda num_rows: row_ranges(num_rows, 2))
+    monkeypatch.setattr(units, "row_ranges", lambda num_rows: row_ranges(num_rows, 2))
     colour = np.random.default_rng(1).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
     layouts = {
         "first": (colour, colour),

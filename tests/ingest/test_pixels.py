@@ -125,6 +125,17 @@ def test_white_on_clear_needs_its_background_stated():
     assert (read(encoded, background="white") == 255).all()
 
 
+def test_a_mask_is_refused_by_itself_and_black_is_an_image():
+    mask = (RAMP > 100).astype(np.uint8)
+    for payload in (mask, np.stack([mask] * 3, axis=-1), saved(Image.fromarray(mask))):
+        with pytest.raises(InputError, match=r"no pixel above 1 of 255"):
+            native(payload)
+    assert not native(np.zeros((8, 8), np.uint8)).any()
+    assert native((RAMP > 100) * 2.0 / 255).max() == 2
+    np.testing.assert_array_equal(read(saved(Image.fromarray(mask)), value_range=(0, 1))[0], mask * 255)
+    np.testing.assert_array_equal(read(saved(Image.fromarray(mask)), value_range=(0, 255))[0], mask)
+
+
 @pytest.mark.parametrize(
     ("array", "value_range"),
     [

@@ -9,8 +9,8 @@ import pytest
 
 from rapid_dist.errors import InputError, SpecError
 from rapid_dist.ingest import folder as folder_source
-from rapid_dist.ingest import npz as npz_source
 from rapid_dist.ingest import parquet as parquet_source
+from rapid_dist.ingest import units
 from rapid_dist.ingest.sources import discover
 from rapid_dist.ingest.units import number_units, row_ranges
 
@@ -19,7 +19,7 @@ from rapid_dist.ingest.units import number_units, row_ranges
 def small_units(monkeypatch):
     """Units of at most 2 files or rows, so that a few images make several."""
     monkeypatch.setattr(folder_source, "MAX_FILES_PER_UNIT", 2)
-    for module in (npz_source, parquet_source):
+    for module in (units, parquet_source):
         monkeypatch.setattr(module, "row_ranges", lambda num_rows: row_ranges(num_rows, 2))
 
 

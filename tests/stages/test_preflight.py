@@ -12,6 +12,7 @@ from rapid_dist.privacy.charges import Charge
 from rapid_dist.privacy.ledger import open_ledger
 from rapid_dist.run import Run
 from rapid_dist.specs import load_spec
+from rapid_dist.stages.pipeline import ingest_datasets
 from rapid_dist.storage.stage import map_serially
 from rapid_dist.storage.store import Store
 from tests.tiny import draw_images
@@ -150,4 +151,16 @@ def test_the_whole_run_looks_first(tiny_run):
     run = tiny_run(data={"test": "nowhere.npz"})
     with pytest.raises(InputError, match="does not exist"):
         run()
+    assert not run.store(layout.PUBLIC_IMAGES).list_files()
+
+
+def test_a_dataset_in_two_roles_is_refused_as_a_raw_source_is(tiny_run, saved, tmp_path):
+    path = saved("one.npz", images=draw_images(np.arange(8) % 4, 1, 100), labels=np.arange(8) % 4)
+    place = ingested(path, tmp_path / "dataset")
+    run = tiny_run(data={"private": place, "test": place})
+    with pytest.raises(InputError, match=r"data\.private and data\.test are both"):
+        run.check()
+    # A study and single stages ingest without the look at the complete run, and are refused as well.
+    with pytest.raises(InputError, match=r"data\.private and data\.test are both"):
+        ingest_datasets(run, ("public", "private"))
     assert not run.store(layout.PUBLIC_IMAGES).list_files()
