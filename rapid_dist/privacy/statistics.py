@@ -161,9 +161,10 @@ class ClassGaussians:
 def fit_gaussians(noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier: float) -> ClassGaussians:
     """Fits a Gaussian to each class's released numbers; post-processing, which costs nothing.
 
-    Directions whose variance is below what noise alone would show are left out: the noise in a second moment is a
-    symmetric matrix with off-diagonal variance s^2 / 2, whose eigenvalues reach s sqrt(2 dim) (Wigner's semicircle),
-    where s is the noise on one diagonal entry over the count.
+    Directions whose variance is below what noise alone would show cannot be told apart: the noise in a second moment is
+    a symmetric matrix with off-diagonal variance s^2 / 2, whose eigenvalues reach s sqrt(2 dim) (Wigner's semicircle),
+    where s is the noise on one diagonal entry over the count. They share evenly what the others leave of the total
+    variance, the trace, which the noise moves by s sqrt(dim) only.
 
     Args:
         noisy: (num_classes, size), the sum with noise.
@@ -178,7 +179,13 @@ def fit_gaussians(noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier
     second[:, columns, rows] = second[:, rows, columns]
     values, directions = np.linalg.eigh(second - mean[:, :, None] * mean[:, None, :])
     edge = noise_multiplier / second_weight / count[:, None] * np.sqrt(2 * dim)
-    kept = np.where(values > edge, values, 0.0)
+    is_kept = values > edge
+    kept = np.where(is_kept, values, 0.0)
+    left = values.sum(axis=1) - kept.sum(axis=1)
+    share = left / np.maximum((~is_kept).sum(axis=1), 1)
+    # What is told apart has more variance than what is not, so the share stays below the least of it.
+    share = np.clip(share, 0.0, np.where(is_kept, values, np.inf).min(axis=1))
+    variance = np.where(is_kept, values, share[:, None])
     return ClassGaussians(
-        count=count, mean=mean, factor=directions * np.sqrt(kept)[:, None, :], clip_norm=terms.clip_norm
+        count=count, mean=mean, factor=directions * np.sqrt(variance)[:, None, :], clip_norm=terms.clip_norm
     )

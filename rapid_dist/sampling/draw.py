@@ -83,7 +83,7 @@ def evaluations_per_image(spec: RunSpec) -> dict[str, int]:
     """Denoiser evaluations one image takes, and what a run over all timesteps would have taken."""
     schedule, sampling = spec.schedule, spec.sampling
     per_step = evaluations_per_step(sampling.guidance)
-    is_retrieved = spec.uses_retrieval and not spec.releases_statistics
+    is_retrieved = spec.uses_retrieval and not spec.starts_from_statistics
     public = len(public_timesteps(schedule, sampling.num_steps)) if is_retrieved else 0
     private = len(private_timesteps(schedule, sampling.num_steps)) * per_step
     full = len(full_timesteps(schedule, sampling.num_steps)) * per_step

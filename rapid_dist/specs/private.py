@@ -112,6 +112,15 @@ class TrainingSpec:
         description="Where private class embeddings start: at distinct vectors, at what the class votes say, or at "
         "zero.",
     )
+    warm_up: Literal["none", "statistics"] = Field(
+        default="none",
+        description="statistics trains the private model on draws of the released class statistics before its first "
+        "private step, which costs nothing.",
+    )
+    warm_up_steps: Count = Field(
+        default=1000,
+        description="How many steps the warm-up has, with pretrain's batch_size and learning_rate.",
+    )
     checkpoint_every: Count = Field(
         default=50,
         description="How many steps lie between checkpoints; it is also the block in which the ledger is charged.",
@@ -125,7 +134,8 @@ class TrainingSpec:
 class StatisticsSpec:
     """One charged release of the count, mean and second moment of each class's latents, and what is made of it.
 
-    sampling.starts: statistics asks for it. A Gaussian for each class is fitted to what was released.
+    sampling.starts: statistics or training.warm_up: statistics asks for it. A Gaussian for each class is fitted to what
+    was released.
     """
 
     noise_multiplier: PositiveNumber | None = Field(

@@ -91,16 +91,16 @@ class RunSpec:
         split, steps, noise = self.schedule.split_step, self.training.steps, self.statistics.noise_multiplier
         require(
             self.releases_statistics or noise is None,
-            f"statistics.noise_multiplier is {noise} but sampling.starts is {self.sampling.starts!r}, so nobody would "
-            "use what is released and paid for; set sampling.starts to 'statistics'",
+            f"statistics.noise_multiplier is {noise} but neither sampling.starts nor training.warm_up is 'statistics', "
+            "so nobody would use what is released and paid for; set one of them to it",
         )
         require(
             not self.releases_statistics or steps == 0 or noise is not None,
-            "sampling.starts is 'statistics' but statistics.noise_multiplier is not set; with training.steps above 0 "
+            "class statistics are asked for but statistics.noise_multiplier is not set; with training.steps above 0 "
             "state it, and the noise of training is calibrated to the rest of the target",
         )
         require(
-            split > 0 or (self.releases_statistics and steps == 0),
+            split > 0 or (self.starts_from_statistics and steps == 0),
             "schedule.split_step is 0, which leaves the private model nothing to do; that needs sampling.starts "
             "'statistics' and training.steps 0",
         )
@@ -110,21 +110,30 @@ class RunSpec:
             "split_step to 0 with sampling.starts 'statistics'",
         )
         require(
-            not self.releases_statistics or self.schedule.has_split,
+            self.training.warm_up == "none" or (steps > 0 and self.training.objective == "denoise"),
+            "training.warm_up is 'statistics', which needs training.steps above 0 and training.objective 'denoise'",
+        )
+        require(
+            not self.starts_from_statistics or self.schedule.has_split,
             "sampling.starts is 'statistics' but split_step equals num_train_timesteps, where every start is pure "
             "noise; lower split_step",
         )
 
     @property
     def releases_statistics(self) -> bool:
-        """Whether statistics of the private classes are released, for samples to start from."""
+        """Whether statistics of the private classes are released."""
+        return self.starts_from_statistics or self.training.warm_up == "statistics"
+
+    @property
+    def starts_from_statistics(self) -> bool:
+        """Whether samples start from draws of the released statistics."""
         return self.sampling.starts == "statistics"
 
     @property
     def uses_retrieval(self) -> bool:
         """Whether anything is looked up in the knowledge base, so that one has to be built."""
         looks_up = (
-            not self.releases_statistics
+            not self.starts_from_statistics
             or self.training.objective == "surrogate"
             or self.privacy.votes_noise_multiplier is not None
         )

@@ -154,13 +154,26 @@ class AutoencoderSpec:
     kind: Literal["identity", "conv", "pca"] = Field(
         default="identity",
         description="identity: latents are pixels in [-1, 1]; conv: a small convolutional autoencoder with flat "
-        "latents; pca: the leading principal components of the public images, with nothing to train.",
+        "latents; pca: the leading principal components of the public images, and a small convolutional decoder.",
     )
     latent_dim: Count = Field(default=64, description="How many numbers a latent of conv or pca has.")
-    width: Count = Field(default=32, description="How many channels the first convolution of conv has.")
-    steps: Count = Field(default=2000, description="How many training steps conv takes.")
-    batch_size: Count = Field(default=256, description="How many public images a training step of conv sees.")
-    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of conv's training.")
+    width: Count = Field(
+        default=32, description="How many channels the first convolution of conv, or each of pca's decoder, has."
+    )
+    steps: StrictInt = Field(
+        default=2000,
+        ge=0,
+        description="How many training steps conv, or the decoder of pca, takes; 0 leaves pca the linear decoder.",
+    )
+    batch_size: Count = Field(default=256, description="How many public images a training step sees.")
+    learning_rate: PositiveNumber = Field(default=1e-3, description="The learning rate of this training.")
+
+    @model_validator(mode="after")
+    def _check(self) -> AutoencoderSpec:
+        require(
+            self.kind != "conv" or self.steps > 0, "autoencoder.steps is 0 but its kind is conv; expected 1 or more"
+        )
+        return self
 
 
 @settings("denoiser")

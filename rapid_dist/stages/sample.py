@@ -179,7 +179,7 @@ def _open_private_draw(
     load_into(denoiser, read_weights(train, trained, WEIGHTS), where=f"{train.uri}/{WEIGHTS}")
     denoiser.eval().requires_grad_(False)
     noisy, gaussians = None, None
-    if spec.releases_statistics:
+    if spec.starts_from_statistics:
         released = _released(train, trained, STATISTICS)["noisy_statistics"]
         noise_multiplier = trained.facts["statistics_noise_multiplier"]
         gaussians = fitted_statistics(spec, released, models.latent_shape, noise_multiplier)

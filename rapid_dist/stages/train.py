@@ -28,7 +28,7 @@ from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST
 from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree
-from rapid_dist.training.plan import build_plan, private_run
+from rapid_dist.training.plan import build_plan, fitted_statistics, private_run
 from rapid_dist.training.private import (
     STATISTICS,
     VOTES,
@@ -40,6 +40,7 @@ from rapid_dist.training.private import (
 )
 from rapid_dist.training.private_data import load_private_inputs, start_model
 from rapid_dist.training.state import CheckpointFolder, TrainState
+from rapid_dist.training.warm_up import warm_up
 
 TRAIN = "train"
 WEIGHTS = "denoiser.safetensors"
@@ -239,6 +240,20 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     votes = release_votes(inputs, spec, plan, attempt, collective, out)
     statistics = release_statistics(inputs, spec, plan, attempt, collective, out)
     model = start_model(spec, inputs, votes).to(device)
+    run = private_run(spec, plan, inputs.models.alphas_cumprod, device=device)
+    shape, checkpoints = inputs.models.latent_shape, out.child("checkpoints")
+    warming = Progress("warm-up", spec.training.warm_up_steps, first=0, say_fn=arguments["say"])
+    warm_up(
+        model,
+        fitted_statistics(spec, statistics, shape, plan.statistics_noise_multiplier),
+        spec,
+        run,
+        shape,
+        collective=collective,
+        checkpoints=CheckpointFolder(checkpoints.child("warm_up"), keep=1),
+        on_step=warming.update if collective.rank == 0 else lambda step: None,
+        recorder=recorder,
+    )
 
     def watch(state: TrainState) -> Callable[[int], None]:
         progress = Progress(TRAIN, spec.training.steps, first=state.step, say_fn=arguments["say"])
@@ -260,10 +275,10 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     state, completed = train_attempt(
         model,
         inputs.partition,
-        private_run(spec, plan, inputs.models.alphas_cumprod, device=device),
+        run,
         attempt=attempt,
         collective=collective,
-        checkpoints=CheckpointFolder(out.child("checkpoints")),
+        checkpoints=CheckpointFolder(checkpoints),
         watch=watch,
         on_block=lambda state: None if scorer is None else scorer.at_block_end(block_end(state)),
         meter=PrivateStepMeter(

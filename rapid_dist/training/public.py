@@ -20,6 +20,10 @@ from rapid_dist.specs import RunSpec
 from rapid_dist.training.collective import Collective
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
+# The most noise, in a latent's own units, that a decoder of components learns to look through: about what draws of
+# class statistics have at epsilon 0.2 in the directions that the noise of the release hides.
+_MOST_LATENT_NOISE = 0.5
+
 
 def random_affine(image: torch.Tensor, generator: torch.Generator, *, strength: float = 1.0) -> torch.Tensor:
     """Rotates up to 15 degrees, shears up to 0.3, scales by 0.85 to 1.15 and shifts up to 6%, each times strength.
@@ -152,16 +156,21 @@ class PublicTrainer:
             return
         if section.kind == "pca":
             self._fit_components(autoencoder)
-            return
+            if section.steps == 0:
+                return
 
         def loss(step: int) -> torch.Tensor:
             generator = self._generator("autoencoder", step)
             image, _ = self._batch(generator, section.batch_size)
-            noise = self._noise_like(torch.empty(len(image), section.latent_dim), generator)
-            return autoencoder.reconstruction_loss(image, noise)
+            noise = self._noise_like(torch.empty(len(image), *autoencoder.latent_shape), generator)
+            if section.kind == "conv":
+                return autoencoder.reconstruction_loss(image, noise)
+            scale = torch.rand((len(image), 1), generator=generator).to(self.device) * _MOST_LATENT_NOISE
+            return autoencoder.reconstruction_loss(image, noise, scale)
 
         self._run("autoencoder", autoencoder, loss, section, ema_decay=self.spec.pretrain.ema_decay)
-        self._set_latent_statistics(autoencoder)
+        if section.kind == "conv":
+            self._set_latent_statistics(autoencoder)
 
     @torch.no_grad()
     def _fit_components(self, autoencoder) -> None:

@@ -227,7 +227,9 @@ class TrialScorer:
             device=end.device,
             gaussians=fitted_statistics(
                 self.spec, end.statistics, end.inputs.models.latent_shape, self.spec.statistics.noise_multiplier
-            ),
+            )
+            if self.spec.starts_from_statistics
+            else None,
         )
         return draw_samples(self.spec, draw, self.tune.num_scored_samples)
 

@@ -63,18 +63,35 @@ def test_without_noise_the_gaussians_have_the_moments_of_the_records():
         np.testing.assert_allclose(fitted.factor[c] @ fitted.factor[c].T, np.cov(mine.T, bias=True), atol=1e-6)
 
 
-def test_noise_alone_leaves_almost_no_direction():
+def test_noise_alone_makes_almost_no_direction_stand_out():
     rng = np.random.default_rng(4)
     terms = StatisticsTerms(num_classes=40, dim=30, clip_norm=5.0)
     noisy = rng.normal(size=(40, terms.size))
     noisy[:, 0] += terms.weights[0] * 1000
     noisy[:, 1:31] = 0
-    fitted = fit_gaussians(noisy, terms, noise_multiplier=1.0)
-    kept = (np.linalg.norm(fitted.factor, axis=1) > 0).sum(1)
-    assert kept.mean() < 1.5
+    assert _standing_out(fit_gaussians(noisy, terms, noise_multiplier=1.0)).mean() < 1.5
     # Half the noise that is there would be taken for structure.
-    blind = fit_gaussians(noisy, terms, noise_multiplier=0.5)
-    assert (np.linalg.norm(blind.factor, axis=1) > 0).sum(1).mean() > 5
+    assert _standing_out(fit_gaussians(noisy, terms, noise_multiplier=0.5)).mean() > 5
+
+
+def _standing_out(fitted):
+    """How many directions of each class have more variance than its least one, (classes,)."""
+    variance = np.square(np.linalg.norm(fitted.factor, axis=1))
+    return (variance > variance.min(axis=1, keepdims=True) * 1.001 + 1e-12).sum(1)
+
+
+def test_what_noise_hides_shares_evenly_what_the_rest_leaves_of_the_variance():
+    rng = np.random.default_rng(7)
+    terms = StatisticsTerms(num_classes=1, dim=20, clip_norm=20.0)
+    true = np.concatenate([[9.0, 4.0], np.full(18, 0.25)])
+    sums = sum_statistics(rng.normal(size=(40_000, 20)) * np.sqrt(true), np.zeros(40_000, int), terms)
+    fitted = fit_gaussians(sums + rng.normal(size=sums.shape) * 10, terms, noise_multiplier=10.0)
+    covariance = fitted.factor[0] @ fitted.factor[0].T
+    variance = np.sort(np.linalg.eigvalsh(covariance))[::-1]
+    assert np.trace(covariance) == pytest.approx(true.sum(), rel=0.1)
+    np.testing.assert_allclose(variance[:2], true[:2], rtol=0.25)
+    # A direction or two of the others pass the edge by their own variance.
+    assert np.isclose(variance[2:], variance[-1], rtol=1e-6).sum() >= 15
 
 
 def test_an_empty_class_gives_finite_draws_within_the_clip_norm():

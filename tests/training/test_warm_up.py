@@ -1,0 +1,109 @@
+"""The warm-up on draws of released statistics: it learns them, for any number of workers, and costs nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from rapid_dist.diffusion.process import denoising_loss
+from rapid_dist.errors import SpecError
+from rapid_dist.privacy.plan import OneWorker
+from rapid_dist.privacy.statistics import ClassGaussians
+from rapid_dist.specs import RunSpec
+from rapid_dist.storage.store import Store
+from rapid_dist.training.plan import build_plan, private_run
+from rapid_dist.training.private_data import make_private_batch
+from rapid_dist.training.state import CheckpointFolder
+from rapid_dist.training.warm_up import _drawn, warm_up
+from tests.training.helpers import ALPHAS, NUM_CLASSES, SHAPE, make_state, returned, run_workers
+
+SETTINGS = {
+    "data": {"private": "p", "public": "q", "num_classes": NUM_CLASSES},
+    "privacy": {"target_epsilon": 50, "target_delta": 1e-3, "sample_rate": 0.5, "nominal_size": 40},
+    "schedule": {"num_train_timesteps": 50, "split_step": 30, "query_step": 40},
+    "pretrain": {"batch_size": 64, "learning_rate": 1e-2, "ema_decay": 0.9},
+    "statistics": {"noise_multiplier": 9.0},
+    "training": {"steps": 4, "warm_up": "statistics", "warm_up_steps": 80, "noise_multiplicity": 2},
+}
+SPEC = RunSpec(**SETTINGS)
+GAUSSIANS = ClassGaussians(
+    count=np.ones(NUM_CLASSES),
+    mean=np.arange(NUM_CLASSES)[:, None] * np.ones(6) - 1.0,
+    factor=np.stack([0.1 * np.eye(6)] * NUM_CLASSES),
+    clip_norm=6.0,
+)
+
+
+def make_model():
+    return make_state(width=24).model
+
+
+def run_of(spec):
+    return private_run(spec, build_plan(spec), ALPHAS, device="cpu")
+
+
+def warmed(path, spec=SPEC, *, collective=None, gaussians=GAUSSIANS, seen=None):
+    model = make_model()
+    warm_up(
+        model,
+        gaussians,
+        spec,
+        run_of(spec),
+        SHAPE,
+        collective=collective or OneWorker(),
+        checkpoints=CheckpointFolder(Store(path)),
+        on_step=(seen if seen is not None else []).append,
+    )
+    return model
+
+
+def loss_of(model):
+    index = np.arange(10_000, 10_400)
+    batch = make_private_batch(_drawn(GAUSSIANS, SPEC, index, SHAPE), np.ones(400, bool), run_of(SPEC), step=9_999)
+    with torch.no_grad():
+        return float(denoising_loss(model, *batch.rows()).mean())
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_it_learns_what_was_drawn(tmp_path):
+    assert loss_of(warmed(tmp_path / "w")) < 0.6 * loss_of(make_model())
+
+
+def test_a_second_call_resumes_to_the_same_model_without_a_step(tmp_path):
+    first, seen = warmed(tmp_path / "w"), []
+    again = warmed(tmp_path / "w", seen=seen)
+    assert same(first, again)
+    assert not seen
+
+
+def test_all_workers_end_with_one_model(tmp_path):
+    first, second = returned(run_workers(2, lambda c: warmed(tmp_path / "w", collective=c)))
+    assert same(first, second)
+    assert loss_of(first) < 0.6 * loss_of(make_model())
+
+
+def test_without_it_the_model_stays_as_it_was(tmp_path):
+    spec = RunSpec(**{**SETTINGS, "training": {"steps": 4}, "sampling": {"starts": "statistics"}})
+    assert same(warmed(tmp_path / "w", spec), make_model())
+
+
+def test_a_draw_is_a_function_of_its_number():
+    every, one = (_drawn(GAUSSIANS, SPEC, np.arange(n, 12), SHAPE) for n in (0, 11))
+    assert torch.equal(every.latent[11], one.latent[0])
+    assert every.label[11] == one.label[0]
+    assert set(_drawn(GAUSSIANS, SPEC, np.arange(200), SHAPE).label.tolist()) == set(range(NUM_CLASSES))
+
+
+def test_it_asks_for_a_charged_release_and_for_training():
+    plan = build_plan(SPEC)
+    assert SPEC.releases_statistics
+    assert not SPEC.starts_from_statistics
+    assert [c.purpose for c in plan.planned_charges()][:1] == ["class statistics"]
+    for section, values, match in (
+        ("statistics", {}, "noise_multiplier is not set"),
+        ("training", {"steps": 4, "warm_up": "statistics", "objective": "surrogate"}, "objective 'denoise'"),
+    ):
+        with pytest.raises(SpecError, match=match):
+            RunSpec(**{**SETTINGS, section: values})
