@@ -20,13 +20,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rapid_dist import layout
 from rapid_dist.errors import SpecError
+from rapid_dist.recipes import DEMO, recipe_text
 from rapid_dist.specs import RunSpec, load_spec, parse_spec
 from rapid_dist.stages.pipeline import STAGE_FUNCTIONS, RunFolder, StageResult, no_run, saved_spec
 from rapid_dist.storage.manifest import open_artifact, read_manifest
@@ -294,9 +294,8 @@ def demo_spec(out: Store, overrides: Iterable[str] = ()) -> RunSpec:
     from rapid_dist.ingest.embedded import write_embedded_sources
 
     sources = write_embedded_sources(out.child("sources").uri)
-    text = files("rapid_dist.recipes").joinpath("demo.yaml").read_text()
     paths = [f"data.{name}={getattr(sources, name)}" for name in ("private", "public", "test")]
-    return parse_spec(text, overrides=[*paths, *overrides], source="the demo recipe")
+    return parse_spec(recipe_text(DEMO), overrides=[*paths, *overrides], source="the demo recipe")
 
 
 def _store(place: Location) -> Store:

@@ -31,7 +31,7 @@ ONCE_A_BLOCK = ("checkpoint", "ledger")
 _BLOCKS = 10
 # Rows on which engines are compared: Opacus holds a gradient for each, 0.6 GB of them at a million parameters.
 _ROWS, _ROUNDS = 128, 3
-# What jobs/specs/mnist-letters.yaml says of a step of private training.
+# What rapid_dist/recipes/rapid.yaml says of a step of private training.
 MNIST_SETTINGS = """
 data: {private: none, public: none, num_classes: 10}
 autoencoder: {kind: conv, latent_dim: 64}

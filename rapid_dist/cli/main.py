@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rapid_dist.cli.bench import bench
+from rapid_dist.cli.compare import compare
 from rapid_dist.cli.docs import docs
 from rapid_dist.cli.kb import kb
 from rapid_dist.cli.metrics import metrics
@@ -21,5 +22,5 @@ def main() -> None:
 
 
 _PRIVACY = (epsilon, calibrate, ledger, audit)
-for _command in (demo, run, ingest, *STAGE_COMMANDS, spec, tune, *_PRIVACY, kb, metrics, bench, docs):
+for _command in (demo, run, compare, ingest, *STAGE_COMMANDS, spec, tune, *_PRIVACY, kb, metrics, bench, docs):
     main.add_command(_command)

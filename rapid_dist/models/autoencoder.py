@@ -111,9 +111,10 @@ class Restorer(nn.Module):
 class PcaAutoencoder(nn.Module):
     """Latents are coordinates along the leading principal components of the public images (Pearson 1901).
 
-    They share one scale, by which the mean squared norm of a public latent is latent_dim: coordinates keep their
-    relative sizes, so that noise of one size in all of them hides the small ones first. With spec.steps above 0 the
-    image that the components give goes through a Restorer, trained on public images to undo what they lose.
+    A coordinate is divided by the root of its public standard deviation, half way between pixels' units and equal
+    sizes: noise of one size in all of them hides the small ones first, yet leaves some of each. One more factor makes
+    the mean squared norm of a public latent latent_dim. With spec.steps above 0 the image that the components give goes
+    through a Restorer, trained on public images to undo what they lose.
     """
 
     def __init__(self, spec: AutoencoderSpec, *, image_shape: tuple[int, int, int], generator: torch.Generator):
@@ -123,7 +124,7 @@ class PcaAutoencoder(nn.Module):
         self.latent_shape = (min(spec.latent_dim, pixels),)
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("components", torch.zeros(pixels, *self.latent_shape))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(self.latent_shape))
         self.restorer = (
             Restorer(num_channels=image_shape[0], width=spec.width, generator=generator) if spec.steps else None
         )
@@ -138,7 +139,9 @@ class PcaAutoencoder(nn.Module):
         leading = leading * leading[rows, torch.arange(size)].sign()
         self.mean.copy_(mean)
         self.components.copy_(leading)
-        self.scale.copy_((values.flip(0)[:size].clamp(min=0).sum() / size).sqrt().clamp(min=1e-6))
+        # 1e-6: where the public images do not vary, a coordinate is about 0 / 1e-6 and stays finite.
+        deviation = values.flip(0)[:size].clamp(min=1e-12).sqrt()
+        self.scale.copy_((deviation * deviation.mean()).sqrt())
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) in [0, 1] -> latent (B, latent_dim)."""

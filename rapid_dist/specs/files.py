@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rapid_dist.errors import InputError, SpecError
+from rapid_dist.recipes import recipe_names, recipe_text
 from rapid_dist.specs.parsing import require
 from rapid_dist.storage.store import Store
 
@@ -17,14 +18,19 @@ NAME_LISTS = ("class_names", "public_class_names")  # lists of text, in which YA
 
 
 def read_spec_file(path: str) -> str:
-    """Returns the text of a spec file, local or on s3://.
+    """Returns the text of a spec file, local or on s3://, or of the recipe of that name where there is no such file.
 
     Raises InputError when it is not there, SpecError when it is not text, StorageError when it cannot be reached.
     """
     folder, _, name = path.rpartition("/")
     store = Store(folder or ("/" if path.startswith("/") else "."))
     if store.is_local and not Path(path).is_file():
-        raise InputError(f"spec file {path} does not exist; give the path of a YAML spec")
+        if path in recipe_names():
+            return recipe_text(path)
+        raise InputError(
+            f"spec file {path} does not exist; give the path of a YAML spec, or one of the recipes "
+            f"{', '.join(recipe_names())}"
+        )
     data = store.read_bytes(name)
     try:
         return data.decode()

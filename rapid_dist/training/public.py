@@ -20,9 +20,9 @@ from rapid_dist.specs import RunSpec
 from rapid_dist.training.collective import Collective
 from rapid_dist.training.state import CheckpointFolder, TrainState
 
-# The most noise, in a latent's own units, that a decoder of components learns to look through: about what draws of
-# class statistics have at epsilon 0.2 in the directions that the noise of the release hides.
-_MOST_LATENT_NOISE = 0.5
+# The most noise, in a latent's own units, that a decoder of components learns to look through. With 0.5 it smoothed
+# away the variety of draws of class statistics, from which a classifier then learnt less.
+_MOST_LATENT_NOISE = 0.3
 
 
 def random_affine(image: torch.Tensor, generator: torch.Generator, *, strength: float = 1.0) -> torch.Tensor:

@@ -64,4 +64,5 @@ def test_an_entry_runs_its_stages_with_the_settings_given(run_entry, monkeypatch
 def test_an_absent_spec_is_one_line(run_entry, capsys, tmp_path, name):
     assert run_entry(name, "--spec", tmp_path / "none.yaml", "--out", tmp_path / "out") == 2
     line = capsys.readouterr().err
-    assert line == f"rapid-dist: spec file {tmp_path}/none.yaml does not exist; give the path of a YAML spec\n"
+    assert line.startswith(f"rapid-dist: spec file {tmp_path}/none.yaml does not exist; give the path of a YAML spec")
+    assert line.count("\n") == 1

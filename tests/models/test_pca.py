@@ -37,8 +37,8 @@ def test_latents_are_the_leading_left_singular_vectors(images):
     flat = images.flatten(1).double()
     u, s, _ = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
     latent = autoencoder.encode(images).double()
-    expected = u[:, :4] * s[:4]
-    expected = expected * (len(images) * 4 / s[:4].square().sum()).sqrt()
+    deviation = s[:4] / len(images) ** 0.5
+    expected = u[:, :4] * s[:4] / (deviation * deviation.mean()).sqrt()
     torch.testing.assert_close(latent.abs(), expected.abs(), rtol=1e-3, atol=1e-3)
     assert latent.square().sum(1).mean() == pytest.approx(4, rel=1e-4)
 

@@ -45,7 +45,7 @@ def plain(name, *overrides):
     ("name", "overrides", "study"),
     [
         ("rapid_dist/recipes/demo.yaml", (), False),
-        ("jobs/specs/mnist-letters.yaml", DATA, False),
+        ("rapid_dist/recipes/rapid.yaml", DATA, False),
         ("jobs/specs/mnist-letters-tune.yaml", DATA, True),
         ("k8s/base/spec.yaml", (), False),
     ],
