@@ -140,8 +140,14 @@ class StatisticsSpec:
 
     noise_multiplier: PositiveNumber | None = Field(
         default=None,
-        description="Noise stddev over sensitivity of the release; null is the least that fits the target, which needs "
-        "training.steps to be 0.",
+        description="Noise stddev over sensitivity; null is the least that fits the release's share of the target.",
+    )
+    epsilon_share: Number = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="How much of privacy.target_epsilon the release alone costs, where noise_multiplier is null and a "
+        "model is trained with the rest; without training the release has all of it.",
     )
     clip_norm: PositiveNumber | None = Field(
         default=None,

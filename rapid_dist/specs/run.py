@@ -95,11 +95,6 @@ class RunSpec:
             "so nobody would use what is released and paid for; set one of them to it",
         )
         require(
-            not self.releases_statistics or steps == 0 or noise is not None,
-            "class statistics are asked for but statistics.noise_multiplier is not set; with training.steps above 0 "
-            "state it, and the noise of training is calibrated to the rest of the target",
-        )
-        require(
             split > 0 or (self.starts_from_statistics and steps == 0),
             "schedule.split_step is 0, which leaves the private model nothing to do; that needs sampling.starts "
             "'statistics' and training.steps 0",

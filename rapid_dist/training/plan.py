@@ -18,6 +18,7 @@ from rapid_dist.errors import SpecError
 from rapid_dist.models import denoisers
 from rapid_dist.models.autoencoder import build_autoencoder
 from rapid_dist.models.denoisers import build_denoiser, one_hot_condition
+from rapid_dist.privacy.calibration import calibrate_noise_multiplier
 from rapid_dist.privacy.clipping import AUTO
 from rapid_dist.privacy.network import check_network
 from rapid_dist.privacy.plan import PrivacyPlan, calibrated_plan
@@ -85,6 +86,23 @@ def fitted_statistics(
     return fit_gaussians(noisy, statistics_terms(spec, latent_shape), noise_multiplier=noise_multiplier)
 
 
+def statistics_noise(spec: RunSpec) -> float | None:
+    """Returns the noise multiplier of the class statistics as far as the spec says it, a public constant.
+
+    It is the stated one; or, where a model is trained too, the least whose release alone costs
+    statistics.epsilon_share of the target. None where nothing is released, or where the release has the whole target.
+    """
+    section, privacy = spec.statistics, spec.privacy
+    if not spec.releases_statistics or section.noise_multiplier is not None or spec.training.steps == 0:
+        return section.noise_multiplier
+    return _noise_of_share(privacy.target_epsilon * section.epsilon_share, privacy.target_delta)
+
+
+@functools.cache  # plans of one spec are built many times
+def _noise_of_share(epsilon: float, delta: float) -> float:
+    return calibrate_noise_multiplier(target_epsilon=epsilon, delta=delta, sample_rate=1.0, num_steps=1)
+
+
 def build_plan(spec: RunSpec) -> PrivacyPlan:
     """Returns the plan of a run, its noise calibrated so that all releases, steps and spare steps fit the target.
 
@@ -108,7 +126,7 @@ def build_plan(spec: RunSpec) -> PrivacyPlan:
         steps=spec.training.steps,
         spare_steps=privacy.spare_steps,
         votes_noise_multiplier=privacy.votes_noise_multiplier,
-        statistics_noise_multiplier=spec.statistics.noise_multiplier,
+        statistics_noise_multiplier=statistics_noise(spec),
         is_private=privacy.debug_fixed_key is None,
     )
 

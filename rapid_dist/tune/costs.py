@@ -133,8 +133,13 @@ def _other_charges(spec: RunSpec, tune: TuneSpec) -> tuple[Charge, ...]:
 
 
 def _released(spec: RunSpec) -> list[Charge]:
-    """What a run releases besides the steps of its training."""
+    """What a run releases besides the steps of its training.
+
+    Raises SpecError for class statistics without a stated noise, whose cost would change with a trial's target.
+    """
     votes, statistics = spec.privacy.votes_noise_multiplier, spec.statistics.noise_multiplier
+    if spec.releases_statistics and statistics is None:
+        raise SpecError("a study that releases class statistics states their noise; set statistics.noise_multiplier")
     found = [] if votes is None else [histogram_charge(votes)]
     return found if statistics is None else [*found, statistics_charge(statistics)]
 

@@ -236,7 +236,7 @@ STATISTICS = ("sampling.starts=statistics", "statistics.noise_multiplier=4")
     ("overrides", "words"),
     [
         (["statistics.noise_multiplier=4"], "nobody would use"),
-        (["sampling.starts=statistics"], "noise_multiplier is not set"),
+        (["training.warm_up=statistics", "training.objective=surrogate"], "objective .denoise."),
         (["schedule.split_step=0"], "leaves the private model nothing to do"),
         ([*STATISTICS, "training.steps=0"], "below which nothing would be trained"),
         ([*STATISTICS, "schedule.split_step=1000"], "every start is pure noise"),

@@ -6,6 +6,7 @@ import torch
 
 from rapid_dist.diffusion.process import denoising_loss
 from rapid_dist.errors import SpecError
+from rapid_dist.privacy.calibration import Budget
 from rapid_dist.privacy.plan import OneWorker
 from rapid_dist.privacy.statistics import ClassGaussians
 from rapid_dist.specs import RunSpec
@@ -101,9 +102,16 @@ def test_it_asks_for_a_charged_release_and_for_training():
     assert SPEC.releases_statistics
     assert not SPEC.starts_from_statistics
     assert [c.purpose for c in plan.planned_charges()][:1] == ["class statistics"]
-    for section, values, match in (
-        ("statistics", {}, "noise_multiplier is not set"),
-        ("training", {"steps": 4, "warm_up": "statistics", "objective": "surrogate"}, "objective 'denoise'"),
-    ):
-        with pytest.raises(SpecError, match=match):
-            RunSpec(**{**SETTINGS, section: values})
+    surrogate = {"steps": 4, "warm_up": "statistics", "objective": "surrogate"}
+    with pytest.raises(SpecError, match="objective 'denoise'"):
+        RunSpec(**{**SETTINGS, "training": surrogate})
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_a_release_without_a_stated_noise_costs_its_share_and_training_has_the_rest(share):
+    spec = RunSpec(**{**SETTINGS, "statistics": {"epsilon_share": share}})
+    plan = build_plan(spec)
+    target, delta = spec.privacy.target_epsilon, spec.privacy.target_delta
+    alone = Budget(target, delta).epsilon((plan.statistics_charge(),))
+    assert share * target * 0.99 < alone <= share * target
+    assert 0.9 * target < plan.planned_epsilon().pld <= target

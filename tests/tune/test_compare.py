@@ -7,6 +7,7 @@ import pytest
 
 from rapid_dist.errors import SpecError
 from rapid_dist.recipes import recipe_names
+from rapid_dist.storage.manifest import read_manifest
 from rapid_dist.storage.store import Store
 from rapid_dist.tune.compare import ComparedRow, comparison, run_comparison, table_lines
 from tests.tiny import write_tiny_sources
@@ -79,14 +80,18 @@ def compared(ray_cluster, tmp_path_factory):
         "sampling.num_samples=24",
         "evaluation.classifier_epochs=1",
     ]
-    rows = comparison(("statistics",), (1.0, 5.0), overrides=overrides)
+    late = ["training.steps=4", "training.warm_up_steps=3", "training.checkpoint_every=2", "privacy.sample_rate=0.2"]
+    rows = (
+        *comparison(("statistics",), (1.0, 5.0), overrides=overrides),
+        *comparison(("rapid-statistics",), (5.0,), overrides=[*overrides, *late, "sampling.num_steps=4"]),
+    )
     out = Store(folder / "out")
     return rows, out, run_comparison(rows, out)
 
 
 def test_every_run_is_charged_alone_within_its_epsilon(compared):
     _, out, answers = compared
-    assert [a.epsilon for a in answers] == [1.0, 5.0]
+    assert [a.epsilon for a in answers] == [1.0, 5.0, 5.0]
     assert all(0 < a.spent_epsilon <= a.epsilon for a in answers)
     assert json.loads(out.read_bytes("comparison.json"))[1]["spent_epsilon"] == answers[1].spent_epsilon
     assert out.read_bytes("comparison.md").decode().startswith("| method |")
@@ -94,10 +99,19 @@ def test_every_run_is_charged_alone_within_its_epsilon(compared):
 
 def test_public_models_of_the_same_recipe_are_made_once(compared):
     rows, out, _ = compared
-    one, other = (out.child(f"{row.folder}/pretrain").read_bytes("autoencoder.safetensors") for row in rows)
+    one, other = (out.child(f"{row.folder}/pretrain").read_bytes("autoencoder.safetensors") for row in rows[:2])
     assert one == other
     assert not out.exists(f"{rows[1].folder}/pretrain/checkpoints/autoencoder")
     assert not out.exists(f"{rows[1].folder}/images/public/manifest.json")
+
+
+def test_the_private_model_is_warmed_up_and_starts_from_what_was_released(compared):
+    rows, out, _ = compared
+    train = out.child(f"{rows[2].folder}/train")
+    assert train.exists("statistics.parquet")
+    assert train.child("checkpoints/warm_up").list_files()
+    assert read_manifest(train).facts["statistics_noise_multiplier"] == 2.0
+    assert not out.exists(f"{rows[2].folder}/knowledge_base/manifest.json")
 
 
 def test_the_same_call_again_skips_everything(compared, monkeypatch):
