@@ -158,7 +158,9 @@ class ClassGaussians:
         return clip_rows(self.mean[label] + moved, self.clip_norm)
 
 
-def fit_gaussians(noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier: float) -> ClassGaussians:
+def fit_gaussians(
+    noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier: float, spread: float = 1.0
+) -> ClassGaussians:
     """Fits a Gaussian to each class's released numbers; post-processing, which costs nothing.
 
     Directions whose variance is below what noise alone would show cannot be told apart: the noise in a second moment is
@@ -169,6 +171,7 @@ def fit_gaussians(noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier
     Args:
         noisy: (num_classes, size), the sum with noise.
         noise_multiplier: The standard deviation of that noise.
+        spread: The factor on a draw's distance from the mean of its class. Above 1, draws are clipped that much later.
     """
     count_weight, mean_weight, second_weight = terms.weights
     dim, (rows, columns, off_diagonal) = terms.dim, _upper(terms.dim)
@@ -187,5 +190,8 @@ def fit_gaussians(noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier
     share = np.clip(share, 0.0, np.where(is_kept, values, np.inf).min(axis=1))
     variance = np.where(is_kept, values, share[:, None])
     return ClassGaussians(
-        count=count, mean=mean, factor=directions * np.sqrt(variance)[:, None, :], clip_norm=terms.clip_norm
+        count=count,
+        mean=mean,
+        factor=spread * directions * np.sqrt(variance)[:, None, :],
+        clip_norm=terms.clip_norm * max(1.0, spread),
     )

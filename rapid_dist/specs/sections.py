@@ -362,6 +362,11 @@ class SamplingSpec:
         description="What a sample starts from: the nearest neighbour of a public state, a trajectory of a prototype "
         "drawn by class votes, or a draw from the released statistics of its class, noised to split_step.",
     )
+    spread: PositiveNumber = Field(
+        default=1.0,
+        description="The factor on the distance of such a draw from the mean of its class; a little above 1 a classifier "
+        "learns more from the images, which look less alike.",
+    )
     class_proportions: ListOf[Number] | None = Field(
         default=None,
         description="The share of each private class among samples, which sum to 1; null is the same for all classes.",

@@ -182,7 +182,9 @@ def _open_private_draw(
     if spec.starts_from_statistics:
         released = _released(train, trained, STATISTICS)["noisy_statistics"]
         noise_multiplier = trained.facts["statistics_noise_multiplier"]
-        gaussians = fitted_statistics(spec, released, models.latent_shape, noise_multiplier)
+        gaussians = fitted_statistics(
+            spec, released, models.latent_shape, noise_multiplier, spread=spec.sampling.spread
+        )
     if spec.uses_retrieval:
         if search is None:
             search = open_knowledge_base(spec.knowledge_base, knowledge_base, base)

@@ -78,12 +78,18 @@ def statistics_terms(spec: RunSpec, latent_shape: tuple[int, ...]) -> Statistics
 
 
 def fitted_statistics(
-    spec: RunSpec, noisy: np.ndarray | None, latent_shape: tuple[int, ...], noise_multiplier: float | None
+    spec: RunSpec,
+    noisy: np.ndarray | None,
+    latent_shape: tuple[int, ...],
+    noise_multiplier: float | None,
+    *,
+    spread: float = 1.0,
 ) -> ClassGaussians | None:
     """Returns a Gaussian for each class, fitted to the released statistics; None where none were released."""
     if not spec.releases_statistics or noisy is None or noise_multiplier is None:
         return None
-    return fit_gaussians(noisy, statistics_terms(spec, latent_shape), noise_multiplier=noise_multiplier)
+    terms = statistics_terms(spec, latent_shape)
+    return fit_gaussians(noisy, terms, noise_multiplier=noise_multiplier, spread=spread)
 
 
 def statistics_noise(spec: RunSpec) -> float | None:

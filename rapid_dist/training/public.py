@@ -121,12 +121,17 @@ class PublicTrainer:
     def _generator(self, phase: str, step: int) -> torch.Generator:
         return make_generator(self.spec.pretrain.seed, phase, step, self.collective.rank)
 
-    def _batch(self, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This worker's share of a batch: images (b, C, H, W) in [0, 1] and labels (b,)."""
+    def _batch(
+        self, generator: torch.Generator, batch_size: int, *, is_moved: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This worker's share of a batch: images (b, C, H, W) in [0, 1] and labels (b,).
+
+        is_moved: False leaves the images as they are, whatever pretrain.augment says.
+        """
         share = max(2, batch_size // self.collective.world_size)
         index = torch.randint(len(self.partition.label), (share,), generator=generator)
         image = to_unit_range(self.partition.image[index])
-        if self.spec.pretrain.augment:
+        if is_moved and self.spec.pretrain.augment:
             image = random_affine(image, generator)
         return image.to(self.device), self.partition.label[index].to(self.device)
 
@@ -161,7 +166,9 @@ class PublicTrainer:
 
         def loss(step: int) -> torch.Tensor:
             generator = self._generator("autoencoder", step)
-            image, _ = self._batch(generator, section.batch_size)
+            # The components are those of the images as they are. A decoder trained on moved ones as well was the worse one
+            # for draws in the components: 95.1% instead of 96.3% on MNIST at epsilon 1.
+            image, _ = self._batch(generator, section.batch_size, is_moved=section.kind == "conv")
             noise = self._noise_like(torch.empty(len(image), *autoencoder.latent_shape), generator)
             if section.kind == "conv":
                 return autoencoder.reconstruction_loss(image, noise)

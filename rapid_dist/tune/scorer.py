@@ -226,7 +226,11 @@ class TrialScorer:
             num_prototypes=end.inputs.num_prototypes,
             device=end.device,
             gaussians=fitted_statistics(
-                self.spec, end.statistics, end.inputs.models.latent_shape, self.spec.statistics.noise_multiplier
+                self.spec,
+                end.statistics,
+                end.inputs.models.latent_shape,
+                self.spec.statistics.noise_multiplier,
+                spread=self.spec.sampling.spread,
             )
             if self.spec.starts_from_statistics
             else None,

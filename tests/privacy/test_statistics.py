@@ -102,6 +102,15 @@ def test_an_empty_class_gives_finite_draws_within_the_clip_norm():
     assert np.linalg.norm(drawn, axis=1).max() <= 2.0 * (1 + 1e-12)
 
 
+def test_a_spread_moves_draws_away_from_their_mean_and_the_clip_with_them():
+    sums = sum_statistics(np.random.default_rng(8).normal(size=(90, 4)), np.arange(90) % 3, TERMS)
+    one, wide = (fit_gaussians(sums, TERMS, noise_multiplier=0.1, spread=s) for s in (1.0, 1.5))
+    np.testing.assert_allclose(wide.factor, 1.5 * one.factor)
+    np.testing.assert_allclose(wide.mean, one.mean)
+    assert (one.clip_norm, wide.clip_norm) == (2.0, 3.0)
+    assert fit_gaussians(sums, TERMS, noise_multiplier=0.1, spread=0.5).clip_norm == 2.0
+
+
 def test_a_draw_depends_on_its_own_row_alone():
     rng = np.random.default_rng(6)
     fitted = fit_gaussians(
