@@ -364,7 +364,7 @@ class SamplingSpec:
     )
     spread: PositiveNumber = Field(
         default=1.0,
-        description="The factor on the distance of such a draw from the mean of its class; a little above 1 a classifier "
+        description="The factor on the distance of such a draw from its class's mean; a little above 1 a classifier "
         "learns more from the images, which look less alike.",
     )
     class_proportions: ListOf[Number] | None = Field(

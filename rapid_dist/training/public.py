@@ -166,8 +166,8 @@ class PublicTrainer:
 
         def loss(step: int) -> torch.Tensor:
             generator = self._generator("autoencoder", step)
-            # The components are those of the images as they are. A decoder trained on moved ones as well was the worse one
-            # for draws in the components: 95.1% instead of 96.3% on MNIST at epsilon 1.
+            # The components are those of the images as they are. A decoder trained on moved ones as well was worse for
+            # draws in the components: 95.1% instead of 96.3% on MNIST at epsilon 1.
             image, _ = self._batch(generator, section.batch_size, is_moved=section.kind == "conv")
             noise = self._noise_like(torch.empty(len(image), *autoencoder.latent_shape), generator)
             if section.kind == "conv":
