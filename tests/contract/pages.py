@@ -92,10 +92,15 @@ def parse_command(group: click.Group, words: list[str], *, is_complete: bool = T
     if is_complete:
         if extra:
             raise click.UsageError(f"unexpected words {extra}", context)
-        missing = [p.name for p in command.params if p.required and not isinstance(values.get(p.name), str)]
+        missing = [p.name for p in command.params if p.required and not _is_given(values.get(p.name))]
         if missing:
             raise click.UsageError(f"missing {missing}", context)
     return context.command_path
+
+
+def _is_given(value: object) -> bool:
+    """Whether a parser found a word, or at least one for a parameter that takes several."""
+    return isinstance(value, str) or (isinstance(value, tuple | list) and len(value) > 0)
 
 
 def check_calls(code: str, known: Mapping[str, Any]) -> int:
