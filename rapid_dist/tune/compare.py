@@ -141,21 +141,22 @@ def _shared_sources(row: PlannedRow, out: Store) -> dict[str, str]:
 
 
 def _take_public_models(row: PlannedRow, run: Run, done: Sequence[tuple[PlannedRow, Run]]) -> None:
-    """Takes over public models, and the knowledge base, of an earlier run of the same recipe and seed."""
+    """Takes over public models of an earlier run that trained the same, and the knowledge base of the same recipe."""
     for other, earlier in done:
-        if (other.recipe, other.seed) != (row.recipe, row.seed) or pretrain_spec(other.spec) != pretrain_spec(row.spec):
+        if pretrain_spec(other.spec) != pretrain_spec(row.spec):
             continue
-        for folder in (layout.PRETRAIN, layout.KNOWLEDGE_BASE):
-            source, target = earlier.store(folder), run.store(folder)
-            if read_manifest(source) is not None and read_manifest(target) is None:
-                _copy_finished(source, target)
-        return
+        _copy_finished(earlier.store(layout.PRETRAIN), run.store(layout.PRETRAIN))
+        if (other.recipe, other.seed) == (row.recipe, row.seed):
+            _copy_finished(earlier.store(layout.KNOWLEDGE_BASE), run.store(layout.KNOWLEDGE_BASE))
+            return
 
 
 def _copy_finished(source: Store, target: Store) -> None:
-    """Copies the files of a finished artefact, its manifest last, so that a cut copy is no artefact."""
-    names = [f.path for f in read_manifest(source).files]
-    for name in (*names, "manifest.json"):
+    """Copies a finished artefact to where there is none, its manifest last, so that a cut copy is no artefact."""
+    manifest = read_manifest(source)
+    if manifest is None or read_manifest(target) is not None:
+        return
+    for name in (*(f.path for f in manifest.files), "manifest.json"):
         target.write_bytes(name, source.read_bytes(name))
 
 
