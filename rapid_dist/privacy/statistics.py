@@ -28,6 +28,9 @@ PURPOSE = "class statistics"
 _ROUNDING = 1 - 2.0**-16
 # A class with fewer records than this, after noise, is fitted as if it had so many: nothing is divided by about 0.
 _LEAST_COUNT = 20.0
+# A class is halved as long as noise reaches no eigenvalue above this, in units of a public coordinate's variance, and
+# at most so often: a release has 2^6 blocks a class then.
+_CLEAR_NOISE, _MOST_HALVINGS = 0.75, 6
 
 
 def statistics_charge(noise_multiplier: float) -> Charge:
@@ -42,11 +45,13 @@ class StatisticsTerms:
     """The public constants of a release.
 
     Attributes:
-        num_classes: Blocks of the sum, one a class; a public constant, never counted.
+        num_classes: A public constant, never counted.
         dim: Coordinates of a record's vector.
         clip_norm: The L2 norm R that vectors are clipped to.
         count_share, mean_share: Shares of a record's squared norm; the second moment has the rest. A larger share
             gets less noise.
+        halvings: How many leading coordinates part each class in two, at 0, before anything is summed. A record lies in
+            one part, so that the sensitivity stays what it is.
 
     Raises:
         SpecError: A value is outside its range.
@@ -57,10 +62,11 @@ class StatisticsTerms:
     clip_norm: float
     count_share: float = 0.02
     mean_share: float = 0.2
+    halvings: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1 or self.dim < 1 or not self.clip_norm > 0:
-            raise SpecError(f"got {self}; expected num_classes, dim and clip_norm above 0")
+        if self.num_classes < 1 or self.dim < 1 or not self.clip_norm > 0 or not 0 <= self.halvings <= self.dim:
+            raise SpecError(f"got {self}; expected num_classes, dim and clip_norm above 0, and halvings from 0 to dim")
         if not (self.count_share > 0 and self.mean_share > 0 and self.count_share + self.mean_share < 1):
             raise SpecError(
                 f"count_share is {self.count_share} and mean_share {self.mean_share}; expected positive shares with a "
@@ -75,8 +81,13 @@ class StatisticsTerms:
         return float(count), float(mean) / self.clip_norm, float(second) / self.clip_norm**2
 
     @property
+    def num_parts(self) -> int:
+        """Parts of a class, each with a block of the sum."""
+        return 2**self.halvings
+
+    @property
     def size(self) -> int:
-        """Numbers released for a class: 1, dim, and dim (dim + 1) / 2 for a symmetric matrix."""
+        """Numbers released for a part: 1, dim, and dim (dim + 1) / 2 for a symmetric matrix."""
         return 1 + self.dim + self.dim * (self.dim + 1) // 2
 
 
@@ -96,9 +107,10 @@ def clip_rows(vectors: np.ndarray, clip_norm: float) -> np.ndarray:
 
 
 def sum_statistics(vectors: np.ndarray, label: np.ndarray, terms: StatisticsTerms) -> np.ndarray:
-    """Returns the sum of what the records add, (num_classes, size) float64; it is private.
+    """Returns the sum of what the records add, (num_classes * num_parts, size) float64; it is private.
 
-    Sums of disjoint sets of records add up. A record whose label is no class adds nothing.
+    Sums of disjoint sets of records add up. A record whose label is no class adds nothing. The parts of class c are
+    rows c * num_parts and on.
 
     Args:
         vectors: (n, dim), one a record.
@@ -116,13 +128,38 @@ def sum_statistics(vectors: np.ndarray, label: np.ndarray, terms: StatisticsTerm
         )
     count, mean, second = terms.weights
     rows, columns, off_diagonal = _upper(terms.dim)
-    sums = np.zeros((terms.num_classes, terms.size))
-    for c in range(terms.num_classes):
-        clipped = clip_rows(vectors[label == c], terms.clip_norm)
+    sums = np.zeros((terms.num_classes * terms.num_parts, terms.size))
+    block = _blocks(vectors, label, terms)
+    for c in range(len(sums)):
+        clipped = clip_rows(vectors[block == c], terms.clip_norm)
         # sqrt(2) off the diagonal: the norm of the upper half is then the Frobenius norm of the whole matrix.
         moments = (clipped.T @ clipped)[rows, columns] * off_diagonal
         sums[c] = np.concatenate([[count * len(clipped)], mean * clipped.sum(axis=0), second * moments])
     return sums
+
+
+def _blocks(vectors: np.ndarray, label: np.ndarray, terms: StatisticsTerms) -> np.ndarray:
+    """The row that each record adds to, (n,) int64, by its class and the signs of its leading coordinates; -1: none.
+
+    Guarantee: entry i is a function of row i alone.
+    """
+    side = (vectors[:, : terms.halvings] > 0) @ (2 ** np.arange(terms.halvings))  # not a number is not above 0
+    is_class = (label >= 0) & (label < terms.num_classes)
+    return np.where(is_class, label * terms.num_parts + side, -1).astype(np.int64)
+
+
+def affordable_halvings(terms: StatisticsTerms, *, noise_multiplier: float, records_per_class: float) -> int:
+    """Returns how often a class may be halved before noise drowns its parts; a function of public constants.
+
+    The noise of a part's second moment reaches the eigenvalue s sqrt(2 dim), see fit_gaussians, with half the records
+    after each halving. The variance of a public coordinate is about 1.
+    """
+    least = _LEAST_COUNT
+    scale = noise_multiplier / terms.weights[2] * np.sqrt(2 * terms.dim)
+    halvings = 0
+    while halvings < _MOST_HALVINGS and scale / max(records_per_class / 2 ** (halvings + 1), least) <= _CLEAR_NOISE:
+        halvings += 1
+    return min(halvings, terms.dim)
 
 
 def _upper(dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,35 +170,46 @@ def _upper(dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassGaussians:
-    """A Gaussian for each class, fitted to released numbers.
+    """A Gaussian for each part of each class, fitted to released numbers.
 
     Attributes:
-        count: (classes,) noisy numbers of records.
-        mean: (classes, dim).
-        factor: (classes, dim, dim); factor @ factor.T is the covariance.
+        count: (classes * parts,) noisy numbers of records.
+        share: (classes, parts), each row a distribution: how often a draw of the class is one of the part.
+        mean: (classes * parts, dim).
+        factor: (classes * parts, dim, dim); factor @ factor.T is the covariance.
         clip_norm: Draws are clipped to this norm, as the records were.
     """
 
     count: np.ndarray
+    share: np.ndarray
     mean: np.ndarray
     factor: np.ndarray
     clip_norm: float
 
-    def draw(self, label: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        """Returns a vector for each row, (n, dim) float64: the mean of its class plus factor @ normals, clipped.
+    def draw(self, label: np.ndarray, uniform: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Returns a vector for each row, (n, dim) float64: the mean of a part of its class plus factor @ normals.
+
+        The result is clipped.
 
         Args:
             label: (n,) classes.
+            uniform: (n,) in [0, 1), which choose the parts by their shares.
             normals: (n, dim) standard normal draws.
         """
-        moved = np.einsum("nij,nj->ni", self.factor[label], normals)
-        return clip_rows(self.mean[label] + moved, self.clip_norm)
+        parts = self.share.shape[1]
+        chosen = (self.share.cumsum(axis=1)[label, :-1] <= uniform[:, None]).sum(axis=1)
+        block = label * parts + chosen
+        moved = np.empty((len(label), self.mean.shape[1]))
+        for b in np.unique(block):  # one product a part: a factor for each row would take n dim^2 numbers
+            rows = block == b
+            moved[rows] = np.einsum("ij,nj->ni", self.factor[b], normals[rows])
+        return clip_rows(self.mean[block] + moved, self.clip_norm)
 
 
 def fit_gaussians(
     noisy: np.ndarray, terms: StatisticsTerms, *, noise_multiplier: float, spread: float = 1.0
 ) -> ClassGaussians:
-    """Fits a Gaussian to each class's released numbers; post-processing, which costs nothing.
+    """Fits a Gaussian to each part's released numbers; post-processing, which costs nothing.
 
     Directions whose variance is below what noise alone would show cannot be told apart: the noise in a second moment is
     a symmetric matrix with off-diagonal variance s^2 / 2, whose eigenvalues reach s sqrt(2 dim) (Wigner's semicircle),
@@ -169,7 +217,7 @@ def fit_gaussians(
     variance, the trace, which the noise moves by s sqrt(dim) only.
 
     Args:
-        noisy: (num_classes, size), the sum with noise.
+        noisy: (num_classes * num_parts, size), the sum with noise.
         noise_multiplier: The standard deviation of that noise.
         spread: The factor on a draw's distance from the mean of its class. Above 1, draws are clipped that much later.
     """
@@ -177,7 +225,7 @@ def fit_gaussians(
     dim, (rows, columns, off_diagonal) = terms.dim, _upper(terms.dim)
     count = np.maximum(noisy[:, 0] / count_weight, _LEAST_COUNT)
     mean = noisy[:, 1 : 1 + dim] / mean_weight / count[:, None]
-    second = np.zeros((terms.num_classes, dim, dim))
+    second = np.zeros((len(noisy), dim, dim))
     second[:, rows, columns] = noisy[:, 1 + dim :] / second_weight / off_diagonal / count[:, None]
     second[:, columns, rows] = second[:, rows, columns]
     values, directions = np.linalg.eigh(second - mean[:, :, None] * mean[:, None, :])
@@ -191,7 +239,16 @@ def fit_gaussians(
     variance = np.where(is_kept, values, share[:, None])
     return ClassGaussians(
         count=count,
+        share=_shares(noisy[:, 0], terms, noise_multiplier),
         mean=mean,
         factor=spread * directions * np.sqrt(variance)[:, None, :],
         clip_norm=terms.clip_norm * max(1.0, spread),
     )
+
+
+def _shares(noisy_count: np.ndarray, terms: StatisticsTerms, noise_multiplier: float) -> np.ndarray:
+    """How often each part of a class is drawn, (classes, parts). A part that may well be empty never is."""
+    clear = np.where(noisy_count > 3 * noise_multiplier, noisy_count, 0.0)  # 3 deviations: 1 empty part in 740 passes
+    share = clear.reshape(terms.num_classes, terms.num_parts)
+    share = np.where(share.sum(axis=1, keepdims=True) > 0, share, 1.0)
+    return share / share.sum(axis=1, keepdims=True)

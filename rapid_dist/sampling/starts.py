@@ -68,7 +68,8 @@ def draw_starts(
     """
     shape, seed = models.latent_shape, spec.sampling.seed
     normals = draw_normals(seed, "statistics", index, (math.prod(shape),))
-    drawn = gaussians.draw(label.clip(min=0), normals.astype(np.float64))
+    part = draw_uniforms(seed, "statistics-part", index, 1)[:, 0]
+    drawn = gaussians.draw(label.clip(min=0), part, normals.astype(np.float64))
     x0 = torch.from_numpy(drawn.astype(np.float32)).reshape(len(index), *shape).to(device)
     if spec.schedule.split_step == 0:
         return x0

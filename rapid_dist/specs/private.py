@@ -134,8 +134,8 @@ class TrainingSpec:
 class StatisticsSpec:
     """One charged release of the count, mean and second moment of each class's latents, and what is made of it.
 
-    sampling.starts: statistics or training.warm_up: statistics asks for it. A Gaussian for each class is fitted to what
-    was released.
+    sampling.starts: statistics or training.warm_up: statistics asks for it. A Gaussian for each part
+    of each class is fitted to what was released.
     """
 
     noise_multiplier: PositiveNumber | None = Field(
@@ -162,6 +162,14 @@ class StatisticsSpec:
         gt=0,
         lt=1,
         description="The share of a record's squared norm that its latent takes; its second moment has the rest.",
+    )
+
+    halvings: StrictInt | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="How many leading latent coordinates part each class in two, each part with a Gaussian of its own; "
+        "null is as many as the noise allows for nominal_size records, at most 6.",
     )
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rapid_dist.privacy.calibration import calibrate_noise_multiplier
 from rapid_dist.privacy.clipping import AUTO
 from rapid_dist.privacy.network import check_network
 from rapid_dist.privacy.plan import PrivacyPlan, calibrated_plan
-from rapid_dist.privacy.statistics import ClassGaussians, StatisticsTerms, fit_gaussians
+from rapid_dist.privacy.statistics import ClassGaussians, StatisticsTerms, affordable_halvings, fit_gaussians
 from rapid_dist.seeding import make_generator
 from rapid_dist.specs import AutoencoderSpec, DenoiserSpec, RunSpec, ScheduleSpec, TrainingSpec
 
@@ -65,16 +65,29 @@ def private_run(spec: RunSpec, plan: PrivacyPlan, alphas_cumprod: torch.Tensor, 
     )
 
 
-def statistics_terms(spec: RunSpec, latent_shape: tuple[int, ...]) -> StatisticsTerms:
-    """Returns the public constants of a run's release of class statistics, for flattened latents."""
-    section, dim = spec.statistics, math.prod(latent_shape)
-    return StatisticsTerms(
-        num_classes=max(1, spec.data.num_classes),
+def statistics_terms(
+    spec: RunSpec, latent_shape: tuple[int, ...], noise_multiplier: float | None = None
+) -> StatisticsTerms:
+    """Returns the public constants of a run's release of class statistics, for flattened latents.
+
+    Args:
+        noise_multiplier: Of the release, by which statistics.halvings is chosen where the spec leaves it open; None
+            halves nothing then.
+    """
+    section, dim, classes = spec.statistics, math.prod(latent_shape), max(1, spec.data.num_classes)
+    terms = StatisticsTerms(
+        num_classes=classes,
         dim=dim,
         clip_norm=section.clip_norm or math.sqrt(dim),
         count_share=section.count_share,
         mean_share=section.mean_share,
+        halvings=section.halvings or 0,
     )
+    if section.halvings is not None or noise_multiplier is None:
+        return terms
+    records = spec.privacy.nominal_size / classes
+    halvings = affordable_halvings(terms, noise_multiplier=noise_multiplier, records_per_class=records)
+    return replace(terms, halvings=halvings)
 
 
 def fitted_statistics(
@@ -88,7 +101,7 @@ def fitted_statistics(
     """Returns a Gaussian for each class, fitted to the released statistics; None where none were released."""
     if not spec.releases_statistics or noisy is None or noise_multiplier is None:
         return None
-    terms = statistics_terms(spec, latent_shape)
+    terms = statistics_terms(spec, latent_shape, noise_multiplier)
     return fit_gaussians(noisy, terms, noise_multiplier=noise_multiplier, spread=spread)
 
 

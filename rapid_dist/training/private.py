@@ -238,21 +238,23 @@ def release_votes(
 def release_statistics(
     inputs: PrivateInputs, spec: RunSpec, plan: PrivacyPlan, attempt: PrivateAttempt, collective: Collective, out: Store
 ) -> np.ndarray | None:
-    """Noisy class statistics (classes, size), of an earlier attempt when they are there, else a charged release."""
+    """Noisy class statistics (classes * parts, size): an earlier attempt's where there are any, else a charged one."""
 
     def local_sum() -> np.ndarray:
-        return local_statistics(inputs, spec)
+        return local_statistics(inputs, spec, plan.statistics_noise_multiplier)
 
     charge = plan.statistics_charge()
     return _released(charge, local_sum, STATISTICS, "noisy_statistics", inputs, attempt, collective, out)
 
 
-def local_statistics(inputs: PrivateInputs, spec: RunSpec) -> np.ndarray:
-    """This worker's part of the class statistics, (classes, size) float64, before noise; private.
+def local_statistics(inputs: PrivateInputs, spec: RunSpec, noise_multiplier: float | None = None) -> np.ndarray:
+    """This worker's part of the class statistics, (classes * parts, size) float64, before noise; private.
 
-    Guarantee: a record changes the sum over all workers by an L2 norm of at most 1, in the row of its class.
+    noise_multiplier: of the release, as statistics_terms takes it.
+
+    Guarantee: a record changes the sum over all workers by an L2 norm of at most 1, in one row of its class.
     """
-    partition, terms = inputs.partition, statistics_terms(spec, inputs.models.latent_shape)
+    partition, terms = inputs.partition, statistics_terms(spec, inputs.models.latent_shape, noise_multiplier)
     label = partition.label if spec.data.num_classes else torch.zeros_like(partition.label)
     return sum_statistics(partition.latent.flatten(1).double().numpy(), label.numpy(), terms)
 

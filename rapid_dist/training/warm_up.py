@@ -17,7 +17,7 @@ from rapid_dist.diffusion.process import denoising_loss
 from rapid_dist.metrics.recorder import Recorder
 from rapid_dist.metrics.steps import StepMeter
 from rapid_dist.privacy.statistics import ClassGaussians
-from rapid_dist.seeding import draw_integers, draw_normals
+from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
 from rapid_dist.training.collective import Collective
 from rapid_dist.training.plan import PrivateRun
@@ -83,7 +83,8 @@ def _drawn(
     seed, classes = spec.training.seed, spec.data.num_classes
     label = draw_integers(seed, "warm-up-label", index, 1, below=max(1, classes))[:, 0]
     normals = draw_normals(seed, "warm-up", index, (math.prod(latent_shape),))
-    latent = gaussians.draw(label, normals.astype(np.float64)).astype(np.float32)
+    part = draw_uniforms(seed, "warm-up-part", index, 1)[:, 0]
+    latent = gaussians.draw(label, part, normals.astype(np.float64)).astype(np.float32)
     return PrivatePartition(
         example_id=index.astype(np.uint64),
         address=index.astype(np.uint64),

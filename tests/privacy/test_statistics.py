@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rapid_dist.errors import InputError, SpecError
-from rapid_dist.privacy.statistics import StatisticsTerms, clip_rows, fit_gaussians, statistics_charge, sum_statistics
+from rapid_dist.privacy.statistics import (
+    StatisticsTerms,
+    affordable_halvings,
+    clip_rows,
+    fit_gaussians,
+    statistics_charge,
+    sum_statistics,
+)
 
 TERMS = StatisticsTerms(num_classes=3, dim=4, clip_norm=2.0)
 
@@ -27,9 +34,10 @@ def test_the_sum_is_that_of_each_records_vector():
     st.lists(st.floats(width=64, allow_nan=True, allow_infinity=True), min_size=4, max_size=4),
     st.sampled_from([0, 1, 2]),
     st.floats(1e-3, 1e3),
+    st.integers(0, 3),
 )
-def test_a_record_moves_the_sum_by_at_most_one_whatever_it_holds(values, label, clip_norm):
-    terms = StatisticsTerms(num_classes=3, dim=4, clip_norm=clip_norm)
+def test_a_record_moves_the_sum_by_at_most_one_whatever_it_holds(values, label, clip_norm, halvings):
+    terms = StatisticsTerms(num_classes=3, dim=4, clip_norm=clip_norm, halvings=halvings)
     others, labels = np.random.default_rng(1).normal(size=(20, 4)) * clip_norm, np.arange(20) % 3
     before = sum_statistics(others, labels, terms)
     after = sum_statistics(np.vstack([others, values]), np.append(labels, label), terms)
@@ -39,6 +47,42 @@ def test_a_record_moves_the_sum_by_at_most_one_whatever_it_holds(values, label, 
 def test_the_largest_record_comes_close_to_the_bound():
     sums = sum_statistics(np.full((1, 4), 1e9), np.array([0]), TERMS)
     assert 0.9999 < np.linalg.norm(sums) <= 1
+
+
+def test_a_class_is_parted_at_the_signs_of_its_leading_coordinates():
+    terms = StatisticsTerms(num_classes=2, dim=3, clip_norm=9.0, halvings=2)
+    vectors = np.array([[-1.0, -1, 5], [1, -1, 5], [-1, 1, 5], [1, 1, 5], [1, 1, -5], [np.nan, 1, 0]])
+    sums = sum_statistics(vectors, np.array([0, 0, 0, 0, 1, 1]), terms)
+    np.testing.assert_allclose(sums[:, 0] / terms.weights[0], [1, 1, 1, 1, 0, 0, 1, 1])
+    np.testing.assert_allclose(sums[3, 1:4] / terms.weights[1], [1, 1, 5])
+
+
+def test_parts_give_a_class_of_two_clouds_back():
+    rng = np.random.default_rng(9)
+    side = rng.random(20_000) < 0.25
+    vectors = rng.normal(size=(20_000, 3)) * 0.2 + np.where(side, 1.5, -1.5)[:, None]
+    terms = StatisticsTerms(num_classes=1, dim=3, clip_norm=4.0, halvings=1)
+    sums = sum_statistics(vectors, np.zeros(20_000, int), terms)
+    fitted = fit_gaussians(sums + rng.normal(size=sums.shape), terms, noise_multiplier=1.0)
+    drawn = fitted.draw(np.zeros(4000, int), rng.random(4000), rng.normal(size=(4000, 3)))
+    assert (drawn[:, 0] > 0).mean() == pytest.approx(0.25, abs=0.03)
+    assert np.abs(np.abs(drawn) - 1.5).max() < 1.2  # one Gaussian for both would put draws between them
+
+
+def test_a_part_that_may_well_be_empty_is_never_drawn_and_an_empty_class_draws_all_alike():
+    terms = StatisticsTerms(num_classes=2, dim=2, clip_norm=1.0, halvings=1)
+    sums = sum_statistics(np.full((5000, 2), 0.5), np.zeros(5000, int), terms)
+    fitted = fit_gaussians(sums + np.random.default_rng(0).normal(size=sums.shape), terms, noise_multiplier=1.0)
+    np.testing.assert_array_equal(fitted.share, [[0, 1], [0.5, 0.5]])
+
+
+def test_more_noise_or_fewer_records_allow_fewer_halvings():
+    terms = StatisticsTerms(num_classes=10, dim=48, clip_norm=48**0.5)
+    found = [
+        affordable_halvings(terms, noise_multiplier=z, records_per_class=n)
+        for z, n in ((0.5, 6000), (3.73, 6000), (16.3, 6000), (0.5, 130), (1e-9, 6000))
+    ]
+    assert found == [4, 1, 0, 0, 6]
 
 
 def test_a_record_without_a_class_adds_nothing():
@@ -97,7 +141,7 @@ def test_what_noise_hides_shares_evenly_what_the_rest_leaves_of_the_variance():
 def test_an_empty_class_gives_finite_draws_within_the_clip_norm():
     rng = np.random.default_rng(5)
     fitted = fit_gaussians(rng.normal(size=(3, TERMS.size)) * 5, TERMS, noise_multiplier=5.0)
-    drawn = fitted.draw(np.arange(300) % 3, rng.normal(size=(300, 4)))
+    drawn = fitted.draw(np.arange(300) % 3, rng.random(300), rng.normal(size=(300, 4)))
     assert np.isfinite(drawn).all()
     assert np.linalg.norm(drawn, axis=1).max() <= 2.0 * (1 + 1e-12)
 
@@ -116,8 +160,8 @@ def test_a_draw_depends_on_its_own_row_alone():
     fitted = fit_gaussians(
         sum_statistics(rng.normal(size=(90, 4)), np.arange(90) % 3, TERMS), TERMS, noise_multiplier=1
     )
-    normals, label = rng.normal(size=(9, 4)), np.arange(9) % 3
-    np.testing.assert_array_equal(fitted.draw(label, normals)[4], fitted.draw(label[4:5], normals[4:5])[0])
+    rows = np.arange(9) % 3, rng.random(9), rng.normal(size=(9, 4))
+    np.testing.assert_array_equal(fitted.draw(*rows)[4], fitted.draw(*(r[4:5] for r in rows))[0])
 
 
 def test_wrong_shapes_and_terms_are_refused():

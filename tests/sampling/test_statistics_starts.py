@@ -13,7 +13,7 @@ from rapid_dist.specs import RunSpec
 
 MEAN, SCALE = np.array([[0.5, -1.0], [2.0, 0.0]]), np.array([0.5, 1.5])
 GAUSSIANS = ClassGaussians(
-    count=np.ones(2), mean=MEAN, factor=np.stack([np.eye(2) * s for s in SCALE]), clip_norm=100.0
+    count=np.ones(2), share=np.ones((2, 1)), mean=MEAN, factor=np.stack([np.eye(2) * s for s in SCALE]), clip_norm=100.0
 )
 
 

@@ -28,6 +28,7 @@ SETTINGS = {
 SPEC = RunSpec(**SETTINGS)
 GAUSSIANS = ClassGaussians(
     count=np.ones(NUM_CLASSES),
+    share=np.ones((NUM_CLASSES, 1)),
     mean=np.arange(NUM_CLASSES)[:, None] * np.ones(6) - 1.0,
     factor=np.stack([0.1 * np.eye(6)] * NUM_CLASSES),
     clip_norm=6.0,
