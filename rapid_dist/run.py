@@ -80,9 +80,14 @@ class RunPlan:
         stamp = "" if self.is_private else "NOT PRIVATE, a debugging key is set: "
         return (
             f"RunPlan({stamp}epsilon {self.epsilon:.4f} of {self.target_epsilon:g} at delta {self.delta:g} (PRV {prv}, "
-            f"RDP {self.epsilon_rdp:.4f}), noise multiplier {self.noise_multiplier:.4f}, {self.steps} steps of about "
+            f"RDP {self.epsilon_rdp:.4f}), noise multiplier {self.noise_multiplier:.4f}, {self.times} of about "
             f"{self.expected_batch_size:g} records)"
         )
+
+    @property
+    def times(self) -> str:
+        """How often noise of this multiplier is added, in words."""
+        return f"{self.steps} steps" if self.steps else "one release"
 
 
 class Run(RunFolder):
@@ -177,7 +182,7 @@ class Run(RunFolder):
             say(
                 headed(
                     "plan",
-                    f"noise multiplier {plan.noise_multiplier:.4f} for {plan.steps} steps: epsilon {plan.epsilon:.4f} "
+                    f"noise multiplier {plan.noise_multiplier:.4f} for {plan.times}: epsilon {plan.epsilon:.4f} "
                     f"of {plan.target_epsilon:g} at delta {plan.delta:g}",
                 )
             )
