@@ -14,7 +14,7 @@ from rapid_dist.bench.privacy_overhead import (
 )
 from rapid_dist.specs import load_spec, parse_spec
 
-MNIST_SPEC = Path(__file__).parents[2] / "jobs" / "specs" / "mnist-letters.yaml"
+MNIST_SPEC = Path(__file__).parents[2] / "rapid_dist" / "recipes" / "rapid.yaml"
 TINY = (
     "privacy.nominal_size=200",
     "privacy.target_delta=1.0e-3",
