@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rapid_dist import layout
-from rapid_dist.errors import SpecError
+from rapid_dist.errors import ArtifactError, SpecError
 from rapid_dist.recipes import DEMO, recipe_text
 from rapid_dist.specs import RunSpec, load_spec, parse_spec
 from rapid_dist.stages.pipeline import STAGE_FUNCTIONS, RunFolder, StageResult, no_run, saved_spec
@@ -292,6 +292,65 @@ class Run(RunFolder):
             spec, self.store(layout.PRETRAIN), self.knowledge_base, self.store(layout.TRAIN), index, label
         )
         return images, label
+
+    def sample_more(
+        self,
+        num: int | None = None,
+        *,
+        classes: Mapping[str, int] | None = None,
+        seed: int | None = None,
+        out: Location | None = None,
+    ) -> SampleDataset:
+        """Draws further images into a folder, part by part on Ray; the same call again resumes.
+
+        The run's own files and its ledger are left as they are: drawing uses what was released already, so it costs no
+        privacy. No image has the random numbers of one of the run's own; another seed gives others again.
+
+        Args:
+            num: How many images in all; None takes the sum of classes.
+            classes: Class name or number -> how many of it, exactly. Other classes share the rest.
+            seed: None takes the spec's sampling.seed.
+            out: Folder or s3:// prefix of the images. None takes samples/more-NUM-seed-SEED of the run's folder.
+
+        Returns:
+            The images as run.samples() gives those of the run.
+
+        Raises:
+            InputError: There is no such class, or the counts do not fit num.
+            ArtifactError: The run is not trained, or out holds something else or the images of another request.
+
+        Example:
+            >>> import rapid_dist as rd
+            >>> len(rd.Run.open("my-run").sample_more(6, classes={"3": 4}, out="more"))
+            6
+        """
+        from rapid_dist.runtime.mailbox import run_recorder
+        from rapid_dist.runtime.session import ray_session
+        from rapid_dist.sampling.dataset import open_samples
+        from rapid_dist.sampling.draw import class_counts
+        from rapid_dist.stages.sample import SAMPLE, FurtherDraw, run_sample
+        from rapid_dist.stages.train import TRAIN
+
+        self.require_saved_spec()
+        data, sampling = self.spec.data, self.spec.sampling
+        counts = class_counts(
+            num,
+            classes or {},
+            num_classes=data.num_classes,
+            class_names=data.class_names,
+            proportions=sampling.class_proportions,
+        )
+        open_artifact(self.store(layout.TRAIN), stage=TRAIN, privacy_classes=("dp",))
+        total, used = sum(counts), sampling.seed if seed is None else seed
+        store = self.store(f"samples/more-{total}-seed-{used}") if out is None else _store(out)
+        if store.exists(layout.SPEC) or store.uri in {self.store(name).uri for name in layout.FOLDERS}:
+            raise ArtifactError(f"{store.uri} belongs to a run; give another --out folder for more images")
+        changed = {"sampling.num_samples": total, "sampling.seed": used}
+        spec = Run(self.spec, self.out, overrides=changed).spec
+        places = self.store(layout.PRETRAIN), self.knowledge_base, self.store(layout.TRAIN), store
+        with ray_session(self.spec.runtime), run_recorder(self.spec.name):
+            run_sample(spec, *places, further=FurtherDraw(counts=counts, first_index=sampling.num_samples))
+        return open_samples(store, stage=SAMPLE, num_classes=data.num_classes, class_names=data.class_names)
 
 
 def demo_spec(out: Store, overrides: Iterable[str] = ()) -> RunSpec:

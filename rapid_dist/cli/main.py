@@ -10,6 +10,7 @@ from rapid_dist.cli.docs import docs
 from rapid_dist.cli.kb import kb
 from rapid_dist.cli.metrics import metrics
 from rapid_dist.cli.privacy import audit, calibrate, epsilon, ledger
+from rapid_dist.cli.release import RELEASE_COMMANDS
 from rapid_dist.cli.spec import spec
 from rapid_dist.cli.stages import STAGE_COMMANDS, demo, ingest, run
 from rapid_dist.cli.tune import tune
@@ -22,5 +23,6 @@ def main() -> None:
 
 
 _PRIVACY = (epsilon, calibrate, ledger, audit)
-for _command in (demo, run, compare, ingest, *STAGE_COMMANDS, spec, tune, *_PRIVACY, kb, metrics, bench, docs):
+_STAGES = (run, compare, ingest, *STAGE_COMMANDS, *RELEASE_COMMANDS)
+for _command in (demo, *_STAGES, spec, tune, *_PRIVACY, kb, metrics, bench, docs):
     main.add_command(_command)

@@ -19,7 +19,8 @@ def _spec_options(fn: Callable[..., None]) -> Callable[..., None]:
     return click.argument("spec_path", metavar="SPEC", type=click.Path())(fn)
 
 
-def _print_results(results: list[Any], out: str, as_json: bool) -> None:
+def print_results(results: list[Any], out: str, as_json: bool) -> None:
+    """Prints what each stage did, as lines or as one JSON object."""
     if as_json:
         plain = [vars(r) for r in results]
         click.echo(json.dumps({"out": out, "stages": plain}))
@@ -39,7 +40,7 @@ def _stage_command(name: str, help_text: str) -> click.Command:
         from rapid_dist.storage.store import Store
 
         run = Run(load_spec(spec_path, overrides=overrides), Store(out))
-        _print_results(run.run_stages((name,)), run.out.uri, as_json)
+        print_results(run.run_stages((name,)), run.out.uri, as_json)
 
     return command
 
@@ -48,7 +49,6 @@ STAGE_COMMANDS = (
     _stage_command("pretrain", "Train the public models of a run (after ingest)."),
     _stage_command("build-kb", "Build the knowledge base of public trajectories (after pretrain)."),
     _stage_command("train", "Train the private denoiser with DP-SGD (after build-kb)."),
-    _stage_command("sample", "Draw synthetic images (after train)."),
     _stage_command("evaluate", "Measure usefulness and likeness, write the report (after sample)."),
 )
 

@@ -71,6 +71,11 @@ class SampleDataset(Dataset[tuple[torch.Tensor, int]]):
                 columns.append(read_column(file, "label", where=self.store.uri_of(entry.path)))
         return np.concatenate([np.empty(0), *columns]).astype(np.int64)
 
+    def counts(self) -> dict[str, int]:
+        """Returns class name -> number of images, in label order; {} without classes."""
+        found = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names)).tolist()
+        return dict(zip(self.class_names, found, strict=True))
+
     def to_hugging_face(self) -> Any:
         """Returns the samples as a datasets.Dataset with columns image (Image) and label (ClassLabel with the names).
 
@@ -86,7 +91,7 @@ class SampleDataset(Dataset[tuple[torch.Tensor, int]]):
         columns: dict[str, list[Any]] = {"image": [], "label": []}
         for number in range(len(self._entries)):
             table = self._part(number)
-            columns["image"] += [{"bytes": _png(image), "path": None} for image in table.image]
+            columns["image"] += [{"bytes": png_bytes(image), "path": None} for image in table.image]
             columns["label"] += table.label.tolist()
         features = datasets.Features({"image": datasets.Image(), "label": label})
         return datasets.Dataset.from_dict(columns, features=features)
@@ -106,8 +111,8 @@ def open_samples(store: Store, *, stage: str, num_classes: int, class_names: Seq
     return SampleDataset(store, manifest, class_names=class_names or [str(k) for k in range(num_classes)])
 
 
-def _png(image: np.ndarray) -> bytes:
-    """An image (C, H, W) uint8 of one or three channels as a PNG file."""
+def png_bytes(image: np.ndarray) -> bytes:
+    """Returns an image (C, H, W) uint8 of one or three channels as a PNG file."""
     from PIL import Image
 
     buffer = io.BytesIO()

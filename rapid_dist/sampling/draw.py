@@ -31,6 +31,64 @@ def sample_labels(num_samples: int, num_classes: int, proportions: tuple[float, 
     return make_rng(seed, "labels").permutation(labels)
 
 
+def class_counts(
+    total: int | None,
+    asked: Mapping[str, int],
+    *,
+    num_classes: int,
+    class_names: Sequence[str] | None,
+    proportions: tuple[float, ...] | None,
+) -> tuple[int, ...]:
+    """Returns how many images each class gets, exactly: those asked for, and the rest shared by the other classes.
+
+    Args:
+        total: How many images in all; None takes the sum of those asked for.
+        asked: Class name or number -> count.
+        num_classes: Of the run; 0 has one count, of unlabelled images.
+        class_names: Names in label order, None where classes have none.
+        proportions: How the classes that are not asked for share the rest; None is evenly.
+
+    Returns:
+        One count a class, in label order.
+
+    Raises:
+        InputError: There is no such class, a count is negative, or the counts do not fit the total.
+    """
+    for name, value in {"--num": total, **{f"--class {name}": count for name, count in asked.items()}}.items():
+        if value is not None and value < 0:
+            raise InputError(f"{name} is {value}; expected a number of images, not negative")
+    if total is None:
+        total = sum(asked.values())
+    if total < 1:
+        raise InputError("no image is asked for; give --num, or --class NAME=COUNT")
+    if num_classes == 0:
+        if asked:
+            raise InputError("the run has no classes (data.num_classes is 0); leave --class out")
+        return (total,)
+    by_number: dict[int, int] = {}
+    for name, count in asked.items():
+        given = name if name in (class_names or ()) or not name.isdecimal() else int(name)
+        number = int(label_numbers(given, 1, num_classes=num_classes, class_names=class_names)[0])
+        if number in by_number:
+            raise InputError(f"class {number} is asked for twice; give it one count")
+        by_number[number] = count
+    rest = total - sum(by_number.values())
+    shares = np.full(num_classes, 1.0) if proportions is None else np.asarray(proportions, dtype=float)
+    shares[list(by_number)] = 0
+    if rest < 0 or (rest and not shares.sum()):
+        raise InputError(f"--class asks for {total - rest} images and --num for {total}; let them agree")
+    edges = np.round(np.cumsum(shares / (shares.sum() or 1)) * rest).astype(np.int64)
+    counts = np.diff(edges, prepend=0)
+    return tuple(by_number.get(number, int(counts[number])) for number in range(num_classes))
+
+
+def labels_of_counts(counts: Sequence[int], num_classes: int, seed: int) -> np.ndarray:
+    """Returns labels (sum of counts,) int64 in a seeded order, each class as often as counted; -1 without classes."""
+    if num_classes == 0:
+        return np.full(sum(counts), -1, dtype=np.int64)
+    return make_rng(seed, "labels").permutation(np.repeat(np.arange(num_classes, dtype=np.int64), counts))
+
+
 def indices(first: int, count: int) -> np.ndarray:
     """Returns the count sample indices from first on, (count,) int64. Raises InputError unless there is one."""
     for name, value, least in (("n", count, 1), ("first_index", first, 0)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,14 @@ from rapid_dist.models.public import PRETRAIN, load_into, open_public_models, re
 from rapid_dist.runtime.parts import map_parts
 from rapid_dist.runtime.query_service import routing_section, served_search
 from rapid_dist.runtime.session import available_cpus
-from rapid_dist.sampling.draw import Draw, evaluations_per_image, private_sampler, sample_labels, sample_public_only
+from rapid_dist.sampling.draw import (
+    Draw,
+    evaluations_per_image,
+    labels_of_counts,
+    private_sampler,
+    sample_labels,
+    sample_public_only,
+)
 from rapid_dist.specs import RunSpec
 from rapid_dist.stages.train import TRAIN, WEIGHTS
 from rapid_dist.storage.manifest import FileEntry, Manifest, open_artifact, read_file
@@ -34,8 +41,31 @@ SAMPLE = "sample"
 SAMPLE_PUBLIC = "sample_public_only"
 
 
-def run_sample(spec: RunSpec, pretrain: Store, knowledge_base: Store | None, train: Store, out: Store) -> Manifest:
-    """Draws sampling.num_samples images from the private model; class dp, with the training's privacy statement."""
+@dataclass(frozen=True, kw_only=True)
+class FurtherDraw:
+    """Images to draw after those of the run itself: how many of each class, and the index of the first.
+
+    An index of its own gives each image other random numbers than any of the run's own images has.
+    """
+
+    counts: tuple[int, ...]
+    first_index: int
+
+
+def run_sample(
+    spec: RunSpec,
+    pretrain: Store,
+    knowledge_base: Store | None,
+    train: Store,
+    out: Store,
+    further: FurtherDraw | None = None,
+) -> Manifest:
+    """Draws sampling.num_samples images from the private model; class dp, with the training's privacy statement.
+
+    further: images drawn later than the run's own, into a folder of their own; their number is that of the spec.
+
+    Guarantee: reads artefacts of class dp and public only, so more images cost no privacy beyond what is stated.
+    """
     trained = open_artifact(train, stage=TRAIN, privacy_classes=("dp",))
     inputs = {"train": trained.digest, "pretrain": _digest(pretrain, PRETRAIN)}
     base = None
@@ -43,13 +73,19 @@ def run_sample(spec: RunSpec, pretrain: Store, knowledge_base: Store | None, tra
         base = open_artifact(knowledge_base, stage=BUILD, privacy_classes=("public",))
         _require_same_base(knowledge_base, base, trained)
         inputs["knowledge_base"] = base.digest
-    folder = StageFolder(out, stage=SAMPLE, spec=_sections(spec), inputs=inputs)
+    sections = _sections(spec)
+    if further is not None:
+        sections["further"] = asdict(further)
+    folder = StageFolder(out, stage=SAMPLE, spec=sections, inputs=inputs)
     if folder.finished is not None:
         return folder.finished
     with served_search(spec.knowledge_base, knowledge_base, base) as search:
-        arguments = (spec, pretrain, knowledge_base, base, search, train, out)
+        arguments = (spec, pretrain, knowledge_base, base, search, train, out, further)
         files = _map_batches(_make_private_sampler, arguments, spec, out, SAMPLE)
     facts = {"evaluations": evaluations_per_image(spec), "statement": trained.facts["statement"]}
+    if further is not None:  # such a folder may lie far from its run, so it says itself what its labels are called
+        names = None if spec.data.class_names is None else list(spec.data.class_names)
+        facts |= {"run": spec.name, "num_classes": spec.data.num_classes, "class_names": names}
     manifest = folder.finish(
         privacy_class="dp", files=files, facts=facts, not_private_reasons=trained.not_private_reasons
     )
@@ -122,10 +158,14 @@ def _map_batches(make_fn: Callable, arguments: tuple, spec: RunSpec, out: Store,
     return [FileEntry(**r["file"]) for r in results]
 
 
-def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndarray], np.ndarray], model: str):
+def _batch_writer(spec: RunSpec, out: Store, draw: Draw, model: str, further: FurtherDraw | None = None):
     """A part function that draws one batch of sample indices and writes it. model: private or public, for metrics."""
     sampling = spec.sampling
-    labels = sample_labels(sampling.num_samples, spec.data.num_classes, sampling.class_proportions, sampling.seed)
+    if further is None:
+        labels = sample_labels(sampling.num_samples, spec.data.num_classes, sampling.class_proportions, sampling.seed)
+    else:
+        labels = labels_of_counts(further.counts, spec.data.num_classes, sampling.seed)
+    first = 0 if further is None else further.first_index
     is_private_model = model == "private"
     said = {
         "stage": SAMPLE if is_private_model else SAMPLE_PUBLIC,
@@ -135,6 +175,7 @@ def _batch_writer(spec: RunSpec, out: Store, draw: Callable[[np.ndarray, np.ndar
     def sample(part: int) -> dict[str, Any]:
         index = np.arange(part * sampling.batch_size, min((part + 1) * sampling.batch_size, sampling.num_samples))
         label = labels[index]
+        index = index + first
         table = ImageTable(example_id=index, image=draw(index, label), label=label.astype(np.int32))
         current_recorder().add(catalog.SAMPLES, len(index), model=model)
         return {"file": asdict(write_images(out, f"parts/part-{part:05d}.parquet", table, **said))}
@@ -150,9 +191,10 @@ def _make_private_sampler(
     search: TrajectorySearch | None,
     train: Store,
     out: Store,
+    further: FurtherDraw | None,
 ) -> Callable[[int], dict[str, Any]]:
     draw = _open_private_draw(spec, pretrain, knowledge_base, base, search, train)
-    return _batch_writer(spec, out, draw, "private")
+    return _batch_writer(spec, out, draw, "private", further)
 
 
 def _open_private_draw(
