@@ -1,4 +1,4 @@
-"""The way out of a finished run: more images, drawn later."""
+"""The way out of a finished run: more images, exports for other programs, and a gate."""
 
 from __future__ import annotations
 
@@ -72,4 +72,70 @@ def sample(
         click.echo(f"{count:>10}  {json.dumps(name, ensure_ascii=False)}")
 
 
-RELEASE_COMMANDS = (sample,)
+@click.command()
+@click.argument("place", metavar="RUN")
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(["folder", "parquet", "webdataset", "hf", "npz"]),
+    help="What other programs read: PNG files, Parquet, tar shards or arrays.",
+)
+@click.option("--out", required=True, metavar="URI", help="A new folder or s3:// prefix.")
+@json_option
+@translated
+def export(place: str, form: str, out: str, as_json: bool) -> None:
+    """Write the released samples of RUN for other programs, with data card, Croissant and checksums.
+
+    RUN is the folder of a finished run, or one that `rapid-dist sample RUN --num N --out FOLDER` drew into.
+
+    Example: rapid-dist export my-run --format folder --out published
+    """
+    from rapid_dist import layout
+    from rapid_dist.export.write import export_samples, open_drawn
+    from rapid_dist.run import Run
+    from rapid_dist.storage.store import Store
+
+    if Store(place).exists(layout.SPEC):
+        run = Run.open(place)
+        samples, title = run.samples(), run.spec.name
+    else:
+        samples, title = open_drawn(Store(place))
+    target = Store(out)
+    written = export_samples(samples, target, form=form, title=title)
+    if as_json:
+        click.echo(json.dumps({"out": target.uri, "format": form, **written}))
+        return
+    click.echo(f"{written['images']} images in {written['files']} files in {target.uri}; read its README.md first")
+
+
+@click.command()
+@click.argument("place", metavar="RUN")
+@click.option("--max-epsilon", type=float, metavar="X", help="The most that the stated epsilon may be.")
+@click.option("--max-delta", type=float, metavar="X", help="The most that the delta of that statement may be.")
+@click.option("--min-accuracy", type=float, metavar="X", help="Of a classifier trained on the samples, from 0 to 1.")
+@click.option("--max-fid", type=float, metavar="X", help="The largest FID.")
+@json_option
+@translated
+def check(place: str, as_json: bool, **bounds: float | None) -> None:
+    """Hold the numbers of RUN against bounds: PASS or FAIL lines, and exit code 0 or 1.
+
+    The run's own files are read and must match their digests; with --min-accuracy and --max-fid it must be evaluated.
+
+    Example: rapid-dist check my-run --max-epsilon 3 --min-accuracy 0.8
+    """
+    from rapid_dist.export.gate import check_release
+    from rapid_dist.storage.store import Store
+
+    verdicts = check_release(Store(place), bounds)
+    passed = all(verdict.passed for verdict in verdicts)
+    if as_json:
+        click.echo(json.dumps({"passed": passed, "checks": [vars(verdict) for verdict in verdicts]}))
+    else:
+        for verdict in verdicts:
+            click.echo(str(verdict))
+    if not passed:
+        raise SystemExit(1)
+
+
+RELEASE_COMMANDS = (sample, export, check)

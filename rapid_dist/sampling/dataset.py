@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -70,6 +70,11 @@ class SampleDataset(Dataset[tuple[torch.Tensor, int]]):
             with self.store.open_reader(entry.path) as file:
                 columns.append(read_column(file, "label", where=self.store.uri_of(entry.path)))
         return np.concatenate([np.empty(0), *columns]).astype(np.int64)
+
+    def tables(self) -> Iterator[ImageTable]:
+        """Yields the parts in order, each checked against its digest; none is kept."""
+        for entry in self._entries:
+            yield read_images(self.store, entry)
 
     def counts(self) -> dict[str, int]:
         """Returns class name -> number of images, in label order; {} without classes."""
