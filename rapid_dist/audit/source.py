@@ -72,8 +72,8 @@ class Trace:
     """What the road did with a source.
 
     records: for each of FIELDS how often each (digest of the image, value of the field) occurs. votes: (classes,
-    prototypes) int64. statistics: (classes, size) float64, before noise. clipped_sums, released: (STEPS, P) float64,
-    before and after noise, in clipping norms.
+    prototypes) int64. statistics: (classes * parts, size) float64, before noise. clipped_sums, released: (STEPS, P)
+    float64, before and after noise, in clipping norms.
     """
 
     records: dict[str, Counter]
@@ -274,7 +274,7 @@ def _spec_of(settings: AuditSettings, kind: SourceKind) -> RunSpec:
             debug_fixed_key=_DEBUG_KEY,
         ),
         runtime=RuntimeSpec(clipping_engine=settings.clipping_engine),
-        statistics=StatisticsSpec(clip_norm=_STATISTICS_CLIP),
+        statistics=StatisticsSpec(clip_norm=_STATISTICS_CLIP, halvings=1),
         training=TrainingSpec(
             steps=STEPS,
             objective=kind.objective,

@@ -21,8 +21,8 @@ _DATA = {
 }
 _MEDIA = {".parquet": "application/vnd.apache.parquet", ".tar": "application/x-tar", ".csv": "text/csv"}
 METHOD = (
-    "RAPID (retrieval augmented private diffusion): a diffusion model whose early steps come from public images, and "
-    "whose late steps, or the class statistics it starts from, were learnt from private images with noise"
+    "rapid_dist: the models of images come from public images; class statistics, or the late steps of a diffusion "
+    "model (RAPID, retrieval augmented private diffusion), were learnt from private images with noise"
 )
 USES = "Training and testing programs where the real images may not go; teaching; a first look before real access."
 LIMITS = (

@@ -58,7 +58,7 @@ def judge(statement: Mapping[str, Any], report: Mapping[str, Any] | None, bounds
     fid = None if report is None else report["fid"]
     missing = {} if report is None else report["not_measured"]
     unsound = "NOT PRIVATE: " + "; ".join(statement["not_private_reasons"]) if statement["not_private_reasons"] else ""
-    epsilon_name = f"epsilon at delta {statement['delta']:g}"
+    epsilon_name = f"epsilon of this run at delta {statement['delta']:g}"
     rows = {
         "max_epsilon": (epsilon_name, statement["epsilon"], unsound),
         "max_delta": ("delta", statement["delta"], unsound),

@@ -28,7 +28,7 @@ from rapid_dist.storage.store import Store
 from rapid_dist.storage.tables import INGEST
 from rapid_dist.telemetry import Progress, headed, say
 from rapid_dist.training.collective import Collective, agree
-from rapid_dist.training.plan import build_plan, fitted_statistics, private_run
+from rapid_dist.training.plan import build_plan, private_run
 from rapid_dist.training.private import (
     STATISTICS,
     VOTES,
@@ -39,7 +39,7 @@ from rapid_dist.training.private import (
     train_attempt,
 )
 from rapid_dist.training.private_data import load_private_inputs, start_model
-from rapid_dist.training.state import CheckpointFolder, TrainState
+from rapid_dist.training.state import CheckpointFolder, TrainState, release_stamp
 from rapid_dist.training.warm_up import warm_up
 
 TRAIN = "train"
@@ -241,17 +241,19 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     statistics = release_statistics(inputs, spec, plan, attempt, collective, out)
     model = start_model(spec, inputs, votes).to(device)
     run = private_run(spec, plan, inputs.models.alphas_cumprod, device=device)
-    shape, checkpoints = inputs.models.latent_shape, out.child("checkpoints")
+    checkpoints = out.child("checkpoints")
     warming = Progress("warm-up", spec.training.warm_up_steps, first=0, say_fn=arguments["say"])
+    is_first = collective.rank == 0
     warm_up(
         model,
-        fitted_statistics(spec, statistics, shape, plan.statistics_noise_multiplier),
+        statistics,
         spec,
         run,
-        shape,
+        inputs.models.latent_shape,
         collective=collective,
-        checkpoints=CheckpointFolder(checkpoints.child("warm_up"), keep=1),
-        on_step=warming.update if collective.rank == 0 else lambda step: None,
+        out=checkpoints,
+        notes=release_stamp(plan, job, attempt.statement_fn()) if is_first else None,
+        on_step=warming.update if is_first else lambda step: None,
         recorder=recorder,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,10 +59,12 @@ def train_publicly(
     checkpoint_every: int = 500,
     on_step: Callable[[int], None] = lambda step: None,
     meter: StepMeter | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Runs from state.step to steps; loss_fn(step) is this worker's mean loss at that step.
 
-    The learning rate follows a half cosine to zero. Resumes from the newest checkpoint by itself; rank 0 writes.
+    The learning rate follows a half cosine to zero. Resumes from the newest checkpoint by itself; rank 0 writes, with
+    the notes in each one's header.
     """
     saved = checkpoints.latest()
     if saved is not None:
@@ -84,7 +86,7 @@ def train_publicly(
         on_step(state.step)
         if collective.rank == 0 and (state.step % checkpoint_every == 0 or state.step == steps):
             with meter.phase("checkpoint"):
-                checkpoints.save(state)
+                checkpoints.save(state, notes)
         meter.step_done(state.step)
     meter.close()
 

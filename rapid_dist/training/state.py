@@ -126,25 +126,34 @@ class CheckpointFolder:
         return [f.removesuffix(".json") for f in files if f.startswith("step-") and f.endswith(".json")]
 
 
-def checkpoint_stamp(plan: PrivacyPlan, job: str, paid: PaidSteps, statement: str = "") -> dict[str, str]:
-    """Returns texts for the header: the job, the ledger entry that paid for the last steps, what it may not be called.
+def release_stamp(plan: PrivacyPlan, job: str, statement: str = "") -> dict[str, str]:
+    """Returns texts for the header of what was made from a job's releases: the job, and what it may not be called.
 
     Args:
-        plan: What the steps were made by.
+        plan: What the releases were made by.
         job: The job's name in the ledger.
-        paid: The receipt of the last steps.
         statement: The privacy statement in one line, for whoever gets the file alone. Training never reads it back:
             what was spent is the ledger's to say.
     """
     said = json.loads(statement)["not_private_reasons"] if statement else ()
     return {
         "job": job,
-        "ledger_entry": paid.entry,
-        "attempt": str(paid.attempt),
         "has_secret_noise": str(plan.is_private),
         "not_private": "; ".join(dict.fromkeys((*not_private_reasons(plan), *said))),
         "statement": statement,
     }
+
+
+def checkpoint_stamp(plan: PrivacyPlan, job: str, paid: PaidSteps, statement: str = "") -> dict[str, str]:
+    """Returns release_stamp and, with it, the ledger entry that paid for the last steps.
+
+    Args:
+        plan: What the steps were made by.
+        job: The job's name in the ledger.
+        paid: The receipt of the last steps.
+        statement: As release_stamp takes it.
+    """
+    return {**release_stamp(plan, job, statement), "ledger_entry": paid.entry, "attempt": str(paid.attempt)}
 
 
 def check_stamp(checkpoint: bytes, *, plan: PrivacyPlan, job: str, require_counted: Callable[..., None]) -> None:

@@ -7,8 +7,9 @@ Gong et al. 2025, in latents and with second moments).
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from rapid_dist.metrics.steps import StepMeter
 from rapid_dist.privacy.statistics import ClassGaussians
 from rapid_dist.seeding import draw_integers, draw_normals, draw_uniforms
 from rapid_dist.specs import RunSpec
+from rapid_dist.storage.store import Store
 from rapid_dist.training.collective import Collective
-from rapid_dist.training.plan import PrivateRun
+from rapid_dist.training.plan import PrivateRun, fitted_statistics
 from rapid_dist.training.private_data import PrivatePartition, make_private_batch
 from rapid_dist.training.public import train_publicly
 from rapid_dist.training.state import CheckpointFolder, TrainState
@@ -28,13 +30,14 @@ from rapid_dist.training.state import CheckpointFolder, TrainState
 
 def warm_up(
     model: torch.nn.Module,
-    gaussians: ClassGaussians | None,
+    released: np.ndarray | None,
     spec: RunSpec,
     run: PrivateRun,
     latent_shape: tuple[int, ...],
     *,
     collective: Collective,
-    checkpoints: CheckpointFolder,
+    out: Store,
+    notes: Mapping[str, str] | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     recorder: Recorder | None = None,
 ) -> None:
@@ -43,13 +46,19 @@ def warm_up(
     It resumes from its own checkpoints. Without training.warm_up nothing happens.
 
     Args:
-        gaussians: Fitted to the released statistics, the same on every worker.
+        released: (classes * parts, size), the class statistics with noise, the same on every worker.
         latent_shape: Of a latent; draws are flat.
+        out: Where checkpoints lie, in a folder for each release.
+        notes: What the header of a checkpoint says, see state.release_stamp.
         on_step: Hears of each step done.
+
+    Guarantee: the model is a function of `released` and public values. A checkpoint made from another release is never
+    resumed from, so nothing enters a run that its ledger does not count.
     """
     training, section = spec.training, spec.pretrain
-    if training.warm_up == "none" or gaussians is None:
+    if training.warm_up == "none" or released is None:
         return
+    gaussians = fitted_statistics(spec, released, latent_shape, run.plan.statistics_noise_multiplier)
     draws = max(1, section.batch_size // (training.noise_multiplicity * collective.world_size))
 
     def loss(step: int) -> torch.Tensor:
@@ -64,7 +73,8 @@ def warm_up(
         loss,
         steps=training.warm_up_steps,
         collective=collective,
-        checkpoints=checkpoints,
+        checkpoints=CheckpointFolder(out.child(f"warm_up-{_digest(released)}"), keep=1),
+        notes=notes,
         on_step=on_step,
         meter=StepMeter(
             recorder or Recorder(),
@@ -74,6 +84,10 @@ def warm_up(
         ),
     )
     model.load_state_dict(state.averaged_weights())
+
+
+def _digest(released: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(released, dtype="<f8").tobytes()).hexdigest()[:16]
 
 
 def _drawn(

@@ -29,6 +29,7 @@ from rapid_dist.storage.store import Store
 from rapid_dist.telemetry import headed, say
 
 COMPARE = "compare"
+_PRIVATE = "private"  # as in a run's folder: what lies there stays with the owner
 _SHARED_SOURCES = {"public": layout.PUBLIC_IMAGES, "test": layout.TEST_IMAGES}
 
 
@@ -106,9 +107,10 @@ def comparison(
 
 
 def run_comparison(rows: Sequence[PlannedRow], out: Store) -> list[ComparedRow]:
-    """Runs every row in a folder of its own under `out` and writes comparison.json and comparison.md there.
+    """Runs every row in a folder of its own under `out`, and writes private/comparison.json and .md there.
 
-    A finished row is skipped, an interrupted one resumes.
+    These are the owner's: most of their figures come from private images without noise. A finished row is skipped, an
+    interrupted one resumes.
 
     Raises:
         RapidDistError: As a run does; rows that are finished stay.
@@ -152,7 +154,10 @@ def _take_public_models(row: PlannedRow, run: Run, done: Sequence[tuple[PlannedR
 
 
 def _copy_finished(source: Store, target: Store) -> None:
-    """Copies a finished artefact to where there is none, its manifest last, so that a cut copy is no artefact."""
+    """Copies a finished artefact to where there is none, its manifest last, so that a cut copy is no artefact.
+
+    A copy and no link: the folder of a row is a whole run, which later draws and exports take.
+    """
     manifest = read_manifest(source)
     if manifest is None or read_manifest(target) is not None:
         return
@@ -183,8 +188,8 @@ def _compared(row: PlannedRow, report: dict[str, Any]) -> ComparedRow:
 
 
 def _write(rows: Sequence[ComparedRow], out: Store) -> None:
-    out.write_bytes("comparison.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
-    out.write_bytes("comparison.md", ("\n".join(table_lines(rows)) + "\n").encode())
+    out.write_bytes(f"{_PRIVATE}/comparison.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
+    out.write_bytes(f"{_PRIVATE}/comparison.md", ("\n".join(table_lines(rows)) + "\n").encode())
 
 
 def table_lines(rows: Sequence[ComparedRow]) -> list[str]:
@@ -211,8 +216,8 @@ def table_lines(rows: Sequence[ComparedRow]) -> list[str]:
     lines += [
         "",
         f"Each run is charged alone. Publishing all {len(rows)} of one private set costs up to epsilon "
-        f"{format_epsilon(epsilons)} at delta {deltas:.3g} (basic composition). The accuracies and FID are computed "
-        "from private images without noise where these are given as test images, and choosing a method by them costs "
-        "too.",
+        f"{format_epsilon(epsilons)} at delta {deltas:.3g} (basic composition). All other figures are the owner's: "
+        "they are measured on private images without noise or tell how long it took, and choosing a method by them is "
+        "not counted.",
     ]
     return lines

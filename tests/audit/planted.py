@@ -21,7 +21,7 @@ from rapid_dist.ingest import dataset, decode, sources
 from rapid_dist.ingest import parquet as parquet_source
 from rapid_dist.ingest.folder import list_class_units
 from rapid_dist.ingest.pixels import to_pixels
-from rapid_dist.privacy import clipping
+from rapid_dist.privacy import clipping, statistics
 from rapid_dist.privacy import plan as step_module
 from rapid_dist.privacy.clipping import clip_factors
 from rapid_dist.privacy.inclusion import draw_inclusion
@@ -340,7 +340,7 @@ def statistics_clipped_after_the_sum(replace: Replace) -> None:
     def clipped_sums(vectors, label, terms):
         wide = dataclasses.replace(terms, clip_norm=1e6)
         sums = sum_statistics(vectors, label, wide) * (1e6 / terms.clip_norm)
-        counts = np.bincount(label, minlength=terms.num_classes)[:, None]
+        counts = sum_statistics(vectors, label, terms)[:, :1] / terms.weights[0]
         norms = np.linalg.norm(sums[:, 1 : 1 + terms.dim], axis=1, keepdims=True)
         return sums * np.minimum(1, counts / np.maximum(norms, 1e-12))
 
@@ -361,6 +361,17 @@ def second_moment_unclipped(replace: Replace) -> None:
     replace(private_run, "sum_statistics", sums_of)
 
 
+def classes_parted_at_the_realised_median(replace: Replace) -> None:
+    """A class is halved at the median of its own records instead of at 0."""
+    blocks = statistics._blocks
+
+    def moved(vectors, label, terms):
+        centre = np.stack([np.median(vectors[label == k], axis=0) for k in label]) if len(label) else 0.0
+        return blocks(vectors - centre, label, terms)
+
+    replace(statistics, "_blocks", moved)
+
+
 SOURCE_BUGS: dict[str, Callable[[Replace], None]] = {
     bug.__name__: bug
     for bug in (
@@ -372,5 +383,6 @@ SOURCE_BUGS: dict[str, Callable[[Replace], None]] = {
         statistics_over_the_realised_class_size,
         statistics_clipped_after_the_sum,
         second_moment_unclipped,
+        classes_parted_at_the_realised_median,
     )
 }

@@ -23,6 +23,7 @@ FINDERS = {
     "statistics_over_the_realised_class_size": (FOLDERS, "the class statistics move by (L2)"),
     "statistics_clipped_after_the_sum": (PARQUET, "the class statistics move by (L2)"),
     "second_moment_unclipped": (NPZ, "the class statistics move by (L2)"),
+    "classes_parted_at_the_realised_median": (PARQUET, "the class statistics move by (L2)"),
     "parts_taken_as_a_source": (NPZ, "npz: parts of a dataset that are read as a source: 4,"),
 }
 

@@ -27,7 +27,7 @@ def test_what_was_not_measured_fails_and_says_why():
 def test_the_epsilon_of_what_is_not_private_never_passes():
     statement = {**STATEMENT, "not_private_reasons": ["a debugging key"]}
     (verdict,) = judge(statement, None, {"max_epsilon": 100})
-    assert str(verdict) == "FAIL epsilon at delta 1e-05 2.5 (at most 100): NOT PRIVATE: a debugging key"
+    assert str(verdict) == "FAIL epsilon of this run at delta 1e-05 2.5 (at most 100): NOT PRIVATE: a debugging key"
 
 
 @pytest.mark.parametrize("bounds", [{}, {"max_epsilon": float("nan")}, {"max_fid": -1.0}, {"min_accuracy": 80.0}])

@@ -8,12 +8,12 @@ from rapid_dist.diffusion.process import denoising_loss
 from rapid_dist.errors import SpecError
 from rapid_dist.privacy.calibration import Budget
 from rapid_dist.privacy.plan import OneWorker
-from rapid_dist.privacy.statistics import ClassGaussians
+from rapid_dist.privacy.statistics import fit_gaussians, sum_statistics
 from rapid_dist.specs import RunSpec
 from rapid_dist.storage.store import Store
-from rapid_dist.training.plan import build_plan, private_run
+from rapid_dist.training.plan import build_plan, private_run, statistics_terms
 from rapid_dist.training.private_data import make_private_batch
-from rapid_dist.training.state import CheckpointFolder
+from rapid_dist.training.state import CheckpointFolder, checkpoint_notes, release_stamp
 from rapid_dist.training.warm_up import _drawn, warm_up
 from tests.training.helpers import ALPHAS, NUM_CLASSES, SHAPE, make_state, returned, run_workers
 
@@ -26,13 +26,10 @@ SETTINGS = {
     "training": {"steps": 4, "warm_up": "statistics", "warm_up_steps": 80, "noise_multiplicity": 2},
 }
 SPEC = RunSpec(**SETTINGS)
-GAUSSIANS = ClassGaussians(
-    count=np.ones(NUM_CLASSES),
-    share=np.ones((NUM_CLASSES, 1)),
-    mean=np.arange(NUM_CLASSES)[:, None] * np.ones(6) - 1.0,
-    factor=np.stack([0.1 * np.eye(6)] * NUM_CLASSES),
-    clip_norm=6.0,
-)
+TERMS = statistics_terms(SPEC, SHAPE)
+RECORDS = np.random.default_rng(0).normal(size=(600, 6)) * 0.1 + (np.arange(600) % NUM_CLASSES)[:, None] - 1.0
+RELEASED = sum_statistics(RECORDS, np.arange(600) % NUM_CLASSES, TERMS)
+GAUSSIANS = fit_gaussians(RELEASED, TERMS, noise_multiplier=1e-9)
 
 
 def make_model():
@@ -43,16 +40,17 @@ def run_of(spec):
     return private_run(spec, build_plan(spec), ALPHAS, device="cpu")
 
 
-def warmed(path, spec=SPEC, *, collective=None, gaussians=GAUSSIANS, seen=None):
+def warmed(path, spec=SPEC, *, collective=None, released=RELEASED, seen=None, notes=None):
     model = make_model()
     warm_up(
         model,
-        gaussians,
+        released,
         spec,
         run_of(spec),
         SHAPE,
         collective=collective or OneWorker(),
-        checkpoints=CheckpointFolder(Store(path)),
+        out=Store(path),
+        notes=notes,
         on_step=(seen if seen is not None else []).append,
     )
     return model
@@ -78,6 +76,22 @@ def test_a_second_call_resumes_to_the_same_model_without_a_step(tmp_path):
     again = warmed(tmp_path / "w", seen=seen)
     assert same(first, again)
     assert not seen
+
+
+def test_a_checkpoint_of_another_release_is_never_resumed_from(tmp_path):
+    first, seen = warmed(tmp_path / "w"), []
+    other = warmed(tmp_path / "w", released=RELEASED + 1.0, seen=seen)
+    assert len(seen) == SPEC.training.warm_up_steps
+    assert not same(first, other)
+
+
+def test_a_checkpoint_says_of_itself_what_it_may_not_be_called(tmp_path):
+    spec = RunSpec(**{**SETTINGS, "privacy": {**SETTINGS["privacy"], "debug_fixed_key": 1}})
+    warmed(tmp_path / "w", spec, notes=release_stamp(build_plan(spec), "job-1"))
+    (folder,) = (tmp_path / "w").iterdir()
+    notes = checkpoint_notes(CheckpointFolder(Store(folder)).latest())
+    assert (notes["job"], notes["has_secret_noise"]) == ("job-1", "False")
+    assert notes["not_private"]
 
 
 def test_all_workers_end_with_one_model(tmp_path):
