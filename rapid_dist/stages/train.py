@@ -243,7 +243,6 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
     run = private_run(spec, plan, inputs.models.alphas_cumprod, device=device)
     checkpoints = out.child("checkpoints")
     warming = Progress("warm-up", spec.training.warm_up_steps, first=0, say_fn=arguments["say"])
-    is_first = collective.rank == 0
     warm_up(
         model,
         statistics,
@@ -252,8 +251,8 @@ def train_worker(collective: Collective, arguments: dict[str, Any]) -> dict[str,
         inputs.models.latent_shape,
         collective=collective,
         out=checkpoints,
-        notes=release_stamp(plan, job, attempt.statement_fn()) if is_first else None,
-        on_step=warming.update if is_first else lambda step: None,
+        notes_fn=lambda: release_stamp(plan, job, attempt.statement_fn()),
+        on_step=warming.update if collective.rank == 0 else lambda step: None,
         recorder=recorder,
     )
 

@@ -37,7 +37,7 @@ def warm_up(
     *,
     collective: Collective,
     out: Store,
-    notes: Mapping[str, str] | None = None,
+    notes_fn: Callable[[], Mapping[str, str]] = dict,
     on_step: Callable[[int], None] = lambda step: None,
     recorder: Recorder | None = None,
 ) -> None:
@@ -49,7 +49,8 @@ def warm_up(
         released: (classes * parts, size), the class statistics with noise, the same on every worker.
         latent_shape: Of a latent; draws are flat.
         out: Where checkpoints lie, in a folder for each release.
-        notes: What the header of a checkpoint says, see state.release_stamp.
+        notes_fn: Returns what the header of a checkpoint says, see state.release_stamp; asked on rank 0, and only where
+            there is a warm-up: what was not released has no statement.
         on_step: Hears of each step done.
 
     Guarantee: the model is a function of `released` and public values. A checkpoint made from another release is never
@@ -74,7 +75,7 @@ def warm_up(
         steps=training.warm_up_steps,
         collective=collective,
         checkpoints=CheckpointFolder(out.child(f"warm_up-{_digest(released)}"), keep=1),
-        notes=notes,
+        notes=notes_fn() if collective.rank == 0 else None,
         on_step=on_step,
         meter=StepMeter(
             recorder or Recorder(),

@@ -40,7 +40,7 @@ def run_of(spec):
     return private_run(spec, build_plan(spec), ALPHAS, device="cpu")
 
 
-def warmed(path, spec=SPEC, *, collective=None, released=RELEASED, seen=None, notes=None):
+def warmed(path, spec=SPEC, *, collective=None, released=RELEASED, seen=None, notes_fn=dict):
     model = make_model()
     warm_up(
         model,
@@ -50,7 +50,7 @@ def warmed(path, spec=SPEC, *, collective=None, released=RELEASED, seen=None, no
         SHAPE,
         collective=collective or OneWorker(),
         out=Store(path),
-        notes=notes,
+        notes_fn=notes_fn,
         on_step=(seen if seen is not None else []).append,
     )
     return model
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_another_release_is_never_resumed_from(tmp_path):
 
 def test_a_checkpoint_says_of_itself_what_it_may_not_be_called(tmp_path):
     spec = RunSpec(**{**SETTINGS, "privacy": {**SETTINGS["privacy"], "debug_fixed_key": 1}})
-    warmed(tmp_path / "w", spec, notes=release_stamp(build_plan(spec), "job-1"))
+    warmed(tmp_path / "w", spec, notes_fn=lambda: release_stamp(build_plan(spec), "job-1"))
     (folder,) = (tmp_path / "w").iterdir()
     notes = checkpoint_notes(CheckpointFolder(Store(folder)).latest())
     assert (notes["job"], notes["has_secret_noise"]) == ("job-1", "False")
@@ -102,7 +102,12 @@ def test_all_workers_end_with_one_model(tmp_path):
 
 def test_without_it_the_model_stays_as_it_was(tmp_path):
     spec = RunSpec(**{**SETTINGS, "training": {"steps": 4}, "sampling": {"starts": "statistics"}})
-    assert same(warmed(tmp_path / "w", spec), make_model())
+    assert same(warmed(tmp_path / "w", spec, notes_fn=never_called), make_model())
+    assert same(warmed(tmp_path / "w", released=None, notes_fn=never_called), make_model())
+
+
+def never_called():
+    raise AssertionError("what was not released has no statement")
 
 
 def test_a_draw_is_a_function_of_its_number():
